@@ -1,0 +1,77 @@
+# What to type. `make` alone prints the list. Without make: see README.md, "Without make".
+#
+#   CHAPTER=06   one chapter only (test, execute, results)
+#   SCALE=gpu    the larger models (execute, results)
+
+VENV   := .venv
+PYTHON := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+SITE   := _build/html
+export CHAPTER SCALE ROWS
+
+# the newest Python that the pinned versions were made for
+FOUND_PYTHON = $(firstword $(foreach v,3.13 3.12 3.11 3.10,$(shell command -v python$(v))) \
+                           $(shell python3 -c 'import sys; (3, 10) <= sys.version_info and print(sys.executable)' 2>/dev/null))
+CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
+export CHROMIUM
+
+# CHAPTER=06 narrows the tests to book/06_<name>.ipynb, its page and tests/test_<name>.py
+CHAPTER_FILE = $(firstword $(wildcard book/$(CHAPTER)_*.ipynb))
+CHAPTER_TEST = $(wildcard $(patsubst book/$(CHAPTER)_%.ipynb,tests/test_%.py,$(CHAPTER_FILE)))
+TESTS = $(if $(CHAPTER),$(CHAPTER_TEST) tests/test_book.py tests/browser/test_site.py,tests)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup book test check lab execute results bench clean chapter chromium
+
+help: ## print this list
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+setup: $(READY) ## create .venv and install everything into it (the other targets do this when needed)
+
+$(READY): requirements.txt pyproject.toml
+	@test -n "$(FOUND_PYTHON)" || { echo "No Python 3.10 or newer found. Install one (for example: apt install python3 python3-venv)."; exit 1; }
+	@echo "Setting up $(VENV) with $(FOUND_PYTHON) (a few minutes the first time)"
+	@test -x $(PYTHON) || $(FOUND_PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "Python could not create a virtual environment (on Debian and Ubuntu: apt install python3-venv)."; exit 1; }
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $(READY)
+
+book: $(READY) ## build the site from the committed outputs into _build/html (about a minute)
+	@echo "Building the site"
+	@$(VENV)/bin/jupyter-book build -W -n --keep-going --quiet . || { rm -rf _build/.doctrees; \
+	  echo "The site was not built: see the warnings above."; exit 1; }
+	@echo "The site is in $(SITE). Open $(SITE)/index.html in a browser, or serve it:"
+	@echo "  $(PYTHON) -m http.server --directory $(SITE)"
+
+test: chromium chapter book ## everything: unit tests, every chapter run afresh, the site and JupyterLab in a browser
+	$(PYTHON) -m pytest -n 2 --dist loadfile $(TESTS)
+
+check: $(READY) ## the quick part of the tests: lint and unit tests, under a minute
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m pytest -n 2 --dist loadfile --ignore tests/browser --ignore tests/test_book.py
+
+lab: $(READY) ## open JupyterLab on the chapters
+	$(VENV)/bin/jupyter lab --notebook-dir=book
+
+execute: $(READY) chapter ## run the chapters whose outputs are stale (CHAPTER=06 for one, SCALE=gpu)
+	$(PYTHON) tools/execute.py
+
+results: $(READY) chapter ## run a chapter's models and baselines over five seeds into results/ (CHAPTER=06, SCALE=gpu)
+	$(PYTHON) tools/sweep.py
+
+bench: $(READY) ## speed and memory against other libraries
+	@for file in bench/*.py; do echo "$$file"; $(PYTHON) $$file || exit 1; done
+
+clean: ## remove what was built (not .venv: remove that folder by hand)
+	rm -rf _build dist build .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+chapter:
+	@test -z "$(CHAPTER)" || test -n "$(CHAPTER_FILE)" || { \
+	  echo "CHAPTER=$(CHAPTER): no such chapter. There are:" $(notdir $(wildcard book/[0-9]*.ipynb)); exit 1; }
+
+chromium:
+	@test -n "$(CHROMIUM)" || { echo "The site is tested in a real browser, and no Chromium was found."; \
+	  echo "Install one (Debian: apt install chromium) or name yours: make test CHROMIUM=/path/to/chrome"; exit 1; }
