@@ -157,10 +157,10 @@ class Ledger:
             [(labels or {}).get(row, row)] + [self.text(row, metric, digits) for metric in headings]
             for row in rows
         ]
-        counts = {row: self.n_seeds(row) for row in rows}
-        same = len(set(counts.values())) == 1
-        seeds = str(counts[rows[0]]) if same else ", ".join(f"{row}: {n}" for row, n in counts.items())
-        caption = f"Mean ± standard deviation over seeds ({seeds}); scale: {self.scale}."
+        counts = {row: self.n_seeds(row) for row in rows if self.n_seeds(row) > 1}
+        numbers = sorted(set(counts.values()))
+        seeds = f" over {' or '.join(map(str, numbers))} seeds" if numbers else ""
+        caption = f"Mean ± standard deviation{seeds}; without ±: one run; scale: {self.scale}."
         return Table(["", *headings.values()], cells, caption)
 
     def outcomes(self, row: str, seed: str, metric: str) -> np.ndarray | None:
@@ -321,9 +321,9 @@ class Comparison:
 def bootstrap_interval(differences: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float]:
     """Return the 95 % interval of a mean difference over seeds and items, by a two-way bootstrap.
 
-    Each of 2,000 resamples draws groups of items with replacement, and seeds with replacement. A few seeds
-    understate the spread over seeds, so the part of a resample that is due to them is widened by
-    ``t(S-1) / 1.96 * sqrt(S / (S-1))``, Student's correction.
+    Each of 2,000 resamples draws groups of items with replacement, and, apart from that, seeds with
+    replacement; the two shifts of the mean are added. A few seeds understate the spread over seeds, so their
+    shift is widened by Student's correction ``t(S-1) / 1.96 * sqrt(S / (S-1))``.
 
     Args:
         differences: score of one row minus score of the other, ``(S, N)``: seeds by items.
@@ -331,23 +331,24 @@ def bootstrap_interval(differences: np.ndarray, groups: np.ndarray | None = None
 
     Example:
         >>> low, high = bootstrap_interval(np.ones((5, 20)))
-        >>> float(low), float(high)
+        >>> low, high
         (1.0, 1.0)
     """
     seeds, items = differences.shape
     _, group = np.unique(np.arange(items) if groups is None else groups, return_inverse=True)
-    size = np.bincount(group)
-    totals = np.stack([np.bincount(group, scores) for scores in differences])  # (S, G)
+    size, total = np.bincount(group), np.bincount(group, differences.mean(0))
     random = np.random.RandomState(0)  # a stream that no version of NumPy changes
-    drawn = random.multinomial(len(size), np.full(len(size), 1 / len(size)), RESAMPLES)  # (R, G) how often
-    per_seed = drawn @ totals.T / (drawn @ size)[:, None]  # (R, S)
-    means = per_seed.mean(1)
+    drawn = random.multinomial(
+        len(size), np.full(len(size), 1 / len(size)), RESAMPLES
+    )  # how often each group
+    means = drawn @ total / (drawn @ size)
     if seeds > 1:
+        per_seed = differences.mean(1)
         chosen = random.randint(seeds, size=(RESAMPLES, seeds))
         widening = stdtrit(seeds - 1, 0.975) / 1.96 * math.sqrt(seeds / (seeds - 1))
-        means = means + widening * (np.take_along_axis(per_seed, chosen, 1).mean(1) - means)
+        means += widening * (per_seed[chosen].mean(1) - per_seed.mean())
     low, high = np.quantile(means, [0.025, 0.975])
-    return low, high
+    return float(low), float(high)
 
 
 def compare(row_a: str, row_b: str, metric: str, ledger: Ledger | None = None) -> Comparison:
@@ -408,7 +409,7 @@ def compare(row_a: str, row_b: str, metric: str, ledger: Ledger | None = None) -
     low, high = bootstrap_interval(differences, groups)
     verdict = "yes" if low > 0 else "no" if high < 0 else "unresolved"
     print(f"{start}{_signed(difference)} [{_signed(low)}, {_signed(high)}] over {over}: {verdict}")
-    return Comparison(difference, float(low), float(high), verdict)
+    return Comparison(difference, low, high, verdict)
 
 
 def _paired_seeds(ledger: Ledger, row_a: str, row_b: str, metric: str) -> list[tuple[str, str]]:
