@@ -1,0 +1,136 @@
+"""Train, validation and test, fixed by name: by family, stratified, the same on every machine."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from .digits import load_digits
+from .emoji import load_emoji
+from .files import read_only
+from .tweets import load_tweets
+
+SPLITS = ("emoji-things", "emoji-videos", "digits", "tweets")
+SHARES = (0.70, 0.15)  # of train and validation; the rest is test
+
+# Fluent and Fluent 3D are one drawing rendered twice (and the animations are that drawing, moving):
+# one must never be tested on a model that has seen the other. Noto grew out of the blob drawings.
+ONE_DRAWING = {"fluent": "fluent3d", "fluent3d": "fluent"}
+RELATIVES = {"noto": "blob", "blob": "noto"}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Indices of the items to learn from, to choose by, and to test on; ascending, read-only int64.
+
+    Attributes:
+        train, validation, test: index arrays; together they hold every item once.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+
+@cache
+def split(name: str) -> Split:
+    """Return the book's fixed split of a data set: 70 % train, 15 % validation, 15 % test.
+
+    ``"emoji-things"`` indexes the N things, by family; ``"emoji-videos"`` the V animations, each on the
+    side of its thing; ``"digits"`` the digits, every class alike; ``"tweets"`` the texts, equal texts
+    together and negative, neutral and positive ones alike.
+
+    Args:
+        name: one of `SPLITS`.
+
+    Raises:
+        ValueError: if there is no such split; the message lists those there are.
+
+    Example:
+        >>> part = split("digits")
+        >>> len(part.train), len(part.validation), len(part.test)
+        (1400, 300, 300)
+    """
+    if name == "emoji-things":
+        emoji = load_emoji()
+        first = np.unique(emoji.family, return_index=True)[1]  # a family is known by its first thing
+        return partition(
+            [emoji.hex[first[f]] for f in emoji.family], emoji.group[first[emoji.family]].tolist()
+        )
+    if name == "emoji-videos":
+        things, item = split("emoji-things"), load_emoji().video_item
+        sides = (things.train, things.validation, things.test)
+        return Split(*(read_only(np.flatnonzero(np.isin(item, side))) for side in sides))
+    if name == "digits":
+        labels = load_digits().labels.tolist()
+        return partition([str(i) for i in range(len(labels))], labels)
+    if name == "tweets":
+        tweets = load_tweets()
+        return partition(
+            [" ".join(text.lower().split()) for text in tweets.texts], np.sign(tweets.mean).tolist()
+        )
+    raise ValueError(f"split: expected one of {', '.join(SPLITS)}, found {name!r}")
+
+
+def partition(keys: list[str], strata: list) -> Split:
+    """Split items by key: those with equal keys go to one side, and each stratum is cut in the same shares.
+
+    The keys of a stratum are ordered by their SHA-256, which is the same everywhere and for ever, and the
+    ordered items are cut at 70 % and 85 %.
+
+    Args:
+        keys: N keys; what must stay together has one key.
+        strata: N strata; a key counts for the stratum in which it first appears.
+
+    Returns:
+        A `Split` of the indices 0 … N-1.
+
+    Example:
+        >>> part = partition(["a", "a", *"bcdefghij"], [0] * 11)
+        >>> len(part.train), len(part.validation), len(part.test)
+        (7, 2, 2)
+    """
+    stratum: dict[str, object] = {}
+    members: dict[str, list[int]] = {}
+    for i, (key, value) in enumerate(zip(keys, strata, strict=True)):
+        stratum.setdefault(key, value)
+        members.setdefault(key, []).append(i)
+    sides: tuple[list[int], list[int], list[int]] = ([], [], [])
+    for value in dict.fromkeys(strata):
+        of_value = [key for key in members if stratum[key] == value]
+        of_value.sort(key=lambda key: hashlib.sha256(key.encode()).digest())
+        total, before = sum(len(members[key]) for key in of_value), 0
+        for key in of_value:
+            middle = (before + len(members[key]) / 2) / total
+            sides[(middle > SHARES[0]) + (middle > sum(SHARES))].extend(members[key])
+            before += len(members[key])
+    return Split(*(read_only(np.array(sorted(side), dtype=np.int64)) for side in sides))
+
+
+def held_out_style(style: str, relatives: bool = True) -> tuple[tuple[str, ...], str]:
+    """Return the styles to learn from when one drawing style is kept unseen.
+
+    The other rendering of the same drawing (Fluent, Fluent 3D) is always left out.
+
+    Args:
+        style: the style to test on, one of ``load_emoji().styles``.
+        relatives: whether a related drawing (Noto and blob) may be learnt from.
+
+    Returns:
+        The names of the training styles and the name of the test style.
+
+    Raises:
+        ValueError: if there is no such style; the message lists those there are.
+
+    Example:
+        >>> held_out_style("noto", relatives=False)
+        (('twemoji', 'fluent', 'fluent3d'), 'noto')
+    """
+    styles = load_emoji().styles
+    if style not in styles:
+        raise ValueError(f"style: expected one of {', '.join(styles)}, found {style!r}")
+    left_out = {style, ONE_DRAWING.get(style)}
+    if not relatives:
+        left_out.add(RELATIVES.get(style))
+    return tuple(name for name in styles if name not in left_out), style
