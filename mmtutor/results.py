@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import platform
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from html import escape
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy.special import stdtrit
 
+from mmtutor.runtime import device
 from mmtutor.runtime import scale as current_scale
 
-FACTS = ("seconds", "parameters", "peak_memory_mb", "device", "date", "code", "outcomes", "groups")
 NOT_RUN = "not run"
 RESAMPLES = 2000
 
@@ -193,6 +195,14 @@ class Ledger:
             "seeds": {**kept.get("seeds", {}), str(seed): entry},
         }
 
+    def merge(self, other: "Ledger") -> None:
+        """Add the runs of another ledger of the same recipe and scale; its runs replace those kept here."""
+        for row, kept in other.rows.items():
+            seeds = {} if kept["deterministic"] else self.seeds(row)
+            self.rows[row] = {**kept, "seeds": {**seeds, **kept["seeds"]}}
+        self.environment = {**self.environment, **other.environment}
+        self._groups |= other._groups
+
     def _keep_groups(self, group: np.ndarray) -> str:
         packed = _pack(group, "<i4")
         key = hashlib.sha256(packed.encode()).hexdigest()[:8]
@@ -282,6 +292,26 @@ def ledger_path(name: str, scale: str) -> Path:
     checkout = package.parent / "results"
     folder = checkout if (package.parent / "pyproject.toml").exists() else package / "_results"
     return Path(os.environ.get("MMTUTOR_RESULTS") or folder) / f"{name}-{scale}.json"
+
+
+def environment() -> dict[str, str]:
+    """Return what runs are measured on: device, cores, and the versions that matter.
+
+    Example:
+        >>> sorted(environment())
+        ['cores', 'device', 'mmtutor', 'numpy', 'python', 'torch']
+    """
+    import mmtutor
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    kind = device().type
+    name = (
+        torch.cuda.get_device_name()
+        if kind == "cuda"
+        else {"cpu": f"{cores}-core CPU"}.get(kind, kind.upper())
+    )
+    versions = {"numpy": np.__version__, "torch": torch.__version__, "mmtutor": mmtutor.__version__}
+    return {"device": name, "cores": str(cores), "python": platform.python_version(), **versions}
 
 
 _latest: Ledger | None = None
