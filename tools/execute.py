@@ -1,0 +1,240 @@
+"""Re-run the chapters whose outputs are stale, and keep clean outputs (`make execute`).
+
+    python -m tools.execute                       stale chapters
+    python -m tools.execute --chapter 06 --force  this one, stale or not
+    python -m tools.execute --scale gpu           the larger models
+
+At "cpu", the scale that the tests compare, the outputs go into the chapter itself. At another scale the
+executed copy goes to ``_build/<scale>/``, and the chapter notes the seconds and the device only.
+A chapter that fails is not written.
+"""
+
+import argparse
+import ast
+import copy
+import datetime
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from mmtutor.ledger import environment
+from tools.stamp import ROOT, chapter_stamp
+
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+COMPARED = ("claim", "compare")  # calls that print a line which is the same on every run
+LONG_DATA = re.compile(r"[A-Za-z0-9+/=_-]{80,}")  # base64, in which anything may turn up by chance
+PROGRESS = re.compile(r"\d+%\|")
+PROBLEMS = {
+    "a path of this machine": re.compile(
+        r"(?<![\w.])(/home/|/root/|/tmp/|/var/folders/|/Users/|[A-Z]:\\\\?Users)[\w.-]+"
+    ),
+    "a warning": re.compile(r"\b\w*Warning:"),
+    "a traceback": re.compile(r"Traceback \(most recent call last\)"),
+    "a memory address": re.compile(r"\b0x[0-9a-f]{8,}"),
+}
+
+
+def chapters(wanted: str = "") -> list[Path]:
+    """Return the chapters of the book in order, or the one with a number or name, for example ``06``.
+
+    Raises:
+        SystemExit: if there is no such chapter.
+    """
+    found = sorted((ROOT / "book").glob("[0-9]*.ipynb"))
+    chosen = [path for path in found if wanted in ("", path.stem, *path.stem.split("_", 1))]
+    if wanted and not chosen:
+        raise SystemExit(f"chapter {wanted!r}: expected one of {[path.stem for path in found]}")
+    return chosen
+
+
+def tags(cell) -> list[str]:
+    """Return the tags of a cell."""
+    return cell.metadata.get("tags", [])
+
+
+def is_exercise(cell) -> bool:
+    """Tell whether a cell is an exercise: a stub that raises until the reader has solved it."""
+    return any(tag.startswith("exercise:") for tag in tags(cell))
+
+
+def called_names(source: str) -> set[str]:
+    """Return the names of the functions and methods that a code cell calls (lines with magics apart)."""
+    tree = ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", source))
+    calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return {call.attr if isinstance(call, ast.Attribute) else getattr(call, "id", "") for call in calls}
+
+
+def expected_tags(cell) -> set[str]:
+    """Return the tags by which nbval knows what to skip and which lines to compare."""
+    if is_exercise(cell):
+        return {"nbval-skip"}
+    return {"nbval-check-output"} if called_names(cell.source) & set(COMPARED) else set()
+
+
+def stamp_of(nb, scale: str) -> str:
+    """Return the stamp of a chapter's code and of all that it reaches."""
+    return chapter_stamp([cell.source for cell in nb.cells if cell.cell_type == "code"], scale)
+
+
+def is_stale(nb, scale: str) -> bool:
+    """Tell whether a chapter has to be run again for its outputs to be those of its code."""
+    noted = nb.metadata.get("mmtutor", {})
+    return (noted if scale == "cpu" else noted.get(scale, {})).get("stamp") != stamp_of(nb, scale)
+
+
+def output_problems(nb) -> list[str]:
+    """Return what no reader should see in outputs: local paths, warnings, tracebacks, addresses."""
+    problems = []
+    for index, cell in enumerate(nb.cells):
+        for text in output_texts(cell):
+            for name, pattern in PROBLEMS.items():
+                if match := pattern.search(LONG_DATA.sub("", text)):
+                    problems.append(f"cell {index} shows {name}: {match.group()!r}")
+    return problems
+
+
+def output_texts(cell) -> list[str]:
+    """Return every text that the outputs of a cell show."""
+    texts = []
+    for output in cell.get("outputs", []):
+        data = output.get("data", {})
+        texts += [text for kind, text in data.items() if kind.startswith("text/") or kind == "image/svg+xml"]
+        texts += [output.get("text", ""), "\n".join(output.get("traceback", []))]
+    return [text for text in texts if text]
+
+
+def clean(nb) -> None:
+    """Keep of a notebook's outputs what every reader can see, in the same form on every run."""
+    count = 0
+    nb.metadata.pop("widgets", None)
+    nb.metadata["kernelspec"] = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    nb.metadata["language_info"] = {"name": "python"}
+    for cell in nb.cells:
+        cell.metadata.pop("execution", None)
+        if cell.cell_type != "code":
+            continue
+        count += 1
+        cell.execution_count = count
+        if wanted := expected_tags(cell):
+            cell.metadata["tags"] = sorted({*tags(cell), *wanted})
+        shown = [output for output in cell.outputs if not is_progress_bar(output)]
+        cell.outputs = [] if is_exercise(cell) else merge_streams(shown)
+        for output in cell.outputs:
+            output.get("data", {}).pop(WIDGET_VIEW, None)
+            if "execution_count" in output:
+                output["execution_count"] = count
+
+
+def is_progress_bar(output) -> bool:
+    """Tell whether an output is tqdm's bar: a widget without a page of its own, or text on stderr."""
+    data = output.get("data", {})
+    is_bare_widget = WIDGET_VIEW in data and "text/html" not in data
+    return is_bare_widget or (output.get("name") == "stderr" and PROGRESS.search(output.text) is not None)
+
+
+def merge_streams(outputs: list) -> list:
+    """Join what was printed in several pieces into one output."""
+    merged = []
+    for output in outputs:
+        before = merged[-1] if merged else {}
+        if output.output_type == "stream" and output.name == before.get("name"):
+            before["text"] += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
+def run(nb, scale: str) -> float:
+    """Execute a notebook in a fresh kernel in an empty folder, exercises apart; return the seconds it took.
+
+    Raises:
+        SystemExit: if a cell raises; the message shows the cell.
+    """
+    code = [(index, cell) for index, cell in enumerate(nb.cells) if cell.cell_type == "code"]
+    setting = {**os.environ, "MMTUTOR_SCALE": scale, "TQDM_DISABLE": "1", "PYTHONHASHSEED": "0"}
+    setting["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    with tempfile.TemporaryDirectory() as folder:
+        client = NotebookClient(
+            nb,
+            timeout=None,
+            kernel_name="python3",
+            extra_arguments=["--log-level=40"],
+            record_timing=False,
+            store_widget_state=False,
+        )
+        client.resources = {"metadata": {"path": folder}}
+        start = time.monotonic()
+        with client.setup_kernel(env=setting):
+            for number, (index, cell) in enumerate(code, 1):
+                cell.outputs = []
+                if is_exercise(cell):
+                    continue
+                began = time.monotonic()
+                first = (cell.source.strip().splitlines() or [""])[0][:60]
+                print(f"  cell {number:2} of {len(code)}  {first:60}", end="", flush=True)
+                try:
+                    client.execute_cell(cell, index)
+                except CellExecutionError as error:
+                    raise SystemExit(f"\ncell {index} raised:\n\n{cell.source}\n\n{error}") from None
+                print(f" {time.monotonic() - began:6.1f} s", flush=True)
+        return time.monotonic() - start
+
+
+def execute(path: Path, scale: str) -> None:
+    """Run one chapter and write it, unless a cell raises or its outputs show what they should not."""
+    nb = nbformat.read(path, as_version=4)
+    stamp = stamp_of(nb, scale)
+    before = copy.deepcopy(nb)
+    seconds = run(nb, scale)
+    clean(nb)
+    if problems := output_problems(nb):
+        raise SystemExit(f"{path.name} is not written:\n  " + "\n  ".join(problems))
+    noted = {"stamp": stamp, "seconds": round(seconds, 1), "device": environment()["device"], "scale": scale}
+    noted["date"] = datetime.date.today().isoformat()
+    others = {key: value for key, value in nb.metadata.get("mmtutor", {}).items() if isinstance(value, dict)}
+    if scale == "cpu":
+        nb.metadata["mmtutor"] = {**others, **noted}
+        write(nb, path)
+    else:
+        write(nb, ROOT / "_build" / scale / path.name)
+        before.metadata["mmtutor"] = {**before.metadata.get("mmtutor", {}), scale: noted}
+        write(before, path)
+    print(f"{path.name}: {seconds:.1f} s on {noted['device']}")
+
+
+def write(nb, path: Path) -> None:
+    """Write a notebook in a form that depends on its content only."""
+    nbformat.validate(nb)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(nbformat.writes(nb, version=4).rstrip("\n") + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Execute what the command line and the variables of `make` ask for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--chapter", default=os.environ.get("CHAPTER", ""), help="number or name, for example 06"
+    )
+    parser.add_argument("--scale", default=os.environ.get("SCALE") or "cpu", choices=("cpu", "gpu"))
+    parser.add_argument("--force", action="store_true", help="run chapters that are fresh, too")
+    options = parser.parse_args()
+    found = chapters(options.chapter)
+    for path in found:
+        if not options.force and not is_stale(nbformat.read(path, as_version=4), options.scale):
+            print(f"{path.name}: fresh")
+            continue
+        print(f"{path.name}: running")
+        execute(path, options.scale)
+    if not found:
+        print("no chapters in book/", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

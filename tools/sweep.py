@@ -1,0 +1,186 @@
+"""Run a chapter's rows over five seeds and record their figures in ``results/`` (`make results`).
+
+    python -m tools.sweep --chapter 06 --rows "info_nce,margin" --jobs 2
+
+Every run is a process of its own. The ledger is written after each, so a sweep that is stopped goes on where
+it was. A run is repeated only where the code that it reaches, its settings or its data have changed.
+"""
+
+import argparse
+import datetime
+import importlib
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from tqdm import tqdm
+
+from mmtutor.ledger import Ledger, environment, ledger_path
+from mmtutor.runtime import device, seed_everything
+from tools.stamp import ROOT, run_stamp
+
+SEEDS = 5
+
+
+def recipe_name(wanted: str) -> str:
+    """Return the recipe of a chapter given by number or name: ``06`` gives ``contrastive``.
+
+    Raises:
+        SystemExit: if there is no such recipe.
+    """
+    known = recipes()
+    named = {
+        path.stem.split("_", 1)[0]: path.stem.split("_", 1)[1]
+        for path in (ROOT / "book").glob("[0-9]*_*.ipynb")
+    }
+    name = named.get(wanted, wanted.split("_", 1)[1] if wanted[:1].isdigit() and "_" in wanted else wanted)
+    if name not in known:
+        raise SystemExit(f"chapter {wanted!r}: expected one with a recipe, {known}, found none")
+    return name
+
+
+def recipes() -> list[str]:
+    """Return the names of all recipes."""
+    return sorted(path.stem for path in (ROOT / "mmtutor" / "experiments").glob("[a-z]*.py"))
+
+
+def due_runs(
+    name: str, rows: dict[str, dict], ledger: Ledger, seeds: int = SEEDS
+) -> list[tuple[str, int, str]]:
+    """Return row, seed and stamp of each run that is missing or stale, all rows of one seed before the next.
+
+    Args:
+        name: the recipe.
+        rows: settings by row; ``"deterministic": True`` among them means that seed 0 stands for all.
+        ledger: what was recorded so far.
+        seeds: how many seeds a row has.
+    """
+    stamps = {row: run_stamp(name, settings) for row, settings in rows.items()}
+    return [
+        (row, seed, stamps[row])
+        for seed in range(seeds)
+        for row, settings in rows.items()
+        if not (seed and settings.get("deterministic"))
+        and ledger.seeds(row).get(str(seed), {}).get("code") != stamps[row]
+    ]
+
+
+def run_one(name: str, row: str, seed: int, stamp: str, scale: str, path: Path) -> None:
+    """Run one row with one seed in this process and save its figures as a ledger of a single run."""
+    recipe = importlib.import_module(f"mmtutor.experiments.{name}")
+    seed_everything(seed)
+    start = time.monotonic()
+    figures = recipe.run(row, seed, scale=scale)
+    ledger = Ledger(name, scale)
+    ledger.environment = environment()
+    ledger.record(
+        row,
+        seed,
+        figures,
+        deterministic=bool(recipe.ROWS[row].get("deterministic")),
+        seconds=round(time.monotonic() - start, 1),
+        peak_memory_mb=peak_memory_mb(),
+        device=ledger.environment["device"],
+        date=datetime.date.today().isoformat(),
+        code=stamp,
+    )
+    ledger.save(path)
+
+
+def peak_memory_mb() -> int:
+    """Return the most memory this process has held, in MiB: the GPU's where it computes on one."""
+    if device().type == "cuda":
+        import torch
+
+        return round(torch.cuda.max_memory_allocated() / 2**20)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10))  # bytes there, KiB elsewhere
+
+
+def start_run(name: str, row: str, seed: int, stamp: str, scale: str, folder: Path, threads: int) -> Ledger:
+    """Run one row with one seed in a process of its own and return its ledger.
+
+    Raises:
+        RuntimeError: if the process fails; the message ends with what it printed last.
+    """
+    path = Path(tempfile.mkdtemp(dir=folder)) / "run.json"
+    setting = {**os.environ, "MMTUTOR_SCALE": scale, "TQDM_DISABLE": "1"}
+    setting |= {
+        "OMP_NUM_THREADS": str(threads),
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+    }
+    command = [sys.executable, "-m", "tools.sweep", "--one", name, row, str(seed), stamp, scale, str(path)]
+    done = subprocess.run(command, env=setting, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{row}, seed {seed}:\n" + "\n".join(done.stderr.strip().splitlines()[-12:]))
+    return Ledger.load(path, name, scale)
+
+
+def sweep(name: str, wanted_rows: list[str], scale: str, jobs: int, seeds: int = SEEDS) -> int:
+    """Bring a recipe's ledger up to date; return how many runs failed."""
+    rows = importlib.import_module(f"mmtutor.experiments.{name}").ROWS
+    if unknown := [row for row in wanted_rows if row not in rows]:
+        raise SystemExit(f"rows {unknown}: expected some of {list(rows)}")
+    path = ledger_path(name, scale)
+    chosen = {row: rows[row] for row in wanted_rows or rows}
+    due = due_runs(name, chosen, Ledger.load(path, name, scale), seeds)
+    print(f"{name}, {scale}: {len(due)} runs due, {len(chosen)} rows, {jobs} at a time")
+    failures, threads = [], max(1, int(environment()["cores"]) // jobs)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ThreadPoolExecutor(jobs) as pool,
+        tqdm(total=len(due), unit="run") as progress,
+    ):
+        running = {pool.submit(start_run, name, *run, scale, Path(folder), threads): run for run in due}
+        try:
+            for future in as_completed(running):
+                row, seed, _ = running[future]
+                progress.set_postfix_str(f"{row}, seed {seed}")
+                progress.update()
+                if future.exception():
+                    failures.append(str(future.exception()))
+                    progress.write(f"failed: {failures[-1]}")
+                    continue
+                ledger = Ledger.load(path, name, scale)  # read again: another sweep may have added rows
+                ledger.merge(future.result())
+                ledger.rows = {row: ledger.rows[row] for row in ledger.rows if row in rows}
+                ledger.save(path)
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise SystemExit(
+                "\nstopped; what was finished is recorded, the same command goes on from there"
+            ) from None
+    return len(failures)
+
+
+def main() -> None:
+    """Sweep what the command line and the variables of `make` ask for."""
+    if sys.argv[1:2] == ["--one"]:
+        name, row, seed, stamp, scale, path = sys.argv[2:]
+        run_one(name, row, int(seed), stamp, scale, Path(path))
+        return
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--chapter", default=os.environ.get("CHAPTER", ""), help="number or name; default: all"
+    )
+    parser.add_argument("--scale", default=os.environ.get("SCALE") or "cpu", choices=("cpu", "gpu"))
+    parser.add_argument(
+        "--rows", default=os.environ.get("ROWS", ""), help="names, separated by commas; default: all"
+    )
+    parser.add_argument("--jobs", type=int, default=int(os.environ.get("JOBS") or 1), help="runs at a time")
+    parser.add_argument("--seeds", type=int, default=SEEDS)
+    options = parser.parse_args()
+    names = [recipe_name(options.chapter)] if options.chapter else recipes()
+    rows = [row.strip() for row in options.rows.split(",") if row.strip()]
+    failed = sum(sweep(name, rows, options.scale, options.jobs, options.seeds) for name in names)
+    if failed:
+        raise SystemExit(f"{failed} runs failed")
+
+
+if __name__ == "__main__":
+    main()
