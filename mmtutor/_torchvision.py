@@ -47,3 +47,6 @@ def declare_missing_operators() -> bool:
             for schema in OPERATORS:
                 _library.define(schema)
     return _library is not None
+
+
+declare_missing_operators()
