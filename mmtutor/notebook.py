@@ -129,12 +129,13 @@ def _source_without_docstrings(item) -> str:
     for node in sorted(nodes, key=lambda node: -node.lineno):  # from the end, so line numbers stay true
         if ast.get_docstring(node, clean=False) is None:
             continue
-        text = node.body[0]
-        end = text.end_lineno
-        while end < len(lines) and not lines[end].strip():  # the blank lines below it
+        text, end = node.body[0], node.body[0].end_lineno
+        if len(node.body) == 1:
+            lines[text.lineno - 1 : end] = [" " * text.col_offset + "..."]
+            continue
+        while not lines[end].strip():  # the blank lines below it
             end += 1
-        placeholder = [" " * text.col_offset + "..."] if len(node.body) == 1 else []
-        lines[text.lineno - 1 : end] = placeholder
+        del lines[text.lineno - 1 : end]
     return "\n".join(lines)
 
 

@@ -14,6 +14,7 @@ from .runtime import scale as current_scale
 
 __all__ = ["Comparison", "Figures", "Ledger", "bootstrap_interval", "claim", "compare", "recorded"]
 RESAMPLES = 2000
+Run = tuple[str, str]  # a row and one of its seeds
 
 
 def claim(text: str, condition) -> None:
@@ -123,7 +124,7 @@ def compare(row_a: str, row_b: str, metric: str, ledger: Ledger | None = None) -
 
     Raises:
         RuntimeError: if no ledger is given and none was opened.
-        ValueError: if the two rows were scored on different numbers of items.
+        ValueError: if the two rows were scored on different items.
 
     Example:
         >>> ledger = Ledger("toy", "cpu")
@@ -138,46 +139,59 @@ def compare(row_a: str, row_b: str, metric: str, ledger: Ledger | None = None) -
     if ledger is None:
         raise RuntimeError("compare: expected a ledger, or recorded(...) called before; found neither")
     start = f"{row_a} − {row_b}, {metric}: "
-    pairs = _paired_seeds(ledger, row_a, row_b, metric)
+    pairs = _paired_runs(ledger, row_a, row_b, metric)
     if not pairs:
         print(start + NOT_RUN)
         return Comparison(math.nan, math.nan, math.nan, NOT_RUN)
-    metrics = np.array(
-        [[ledger.seeds(r)[s][metric] for r, s in zip((row_a, row_b), pair, strict=True)] for pair in pairs]
-    )
-    difference = float((metrics[:, 0] - metrics[:, 1]).mean())
+    values = np.array([[ledger.seeds(row)[seed][metric] for row, seed in pair] for pair in pairs])  # (S, 2)
+    difference = float((values[:, 0] - values[:, 1]).mean())
     over = f"{len(pairs)} seed{'s' if len(pairs) > 1 else ''}"
-    scores = [
-        [ledger.outcomes(r, s, metric) for r, s in zip((row_a, row_b), pair, strict=True)] for pair in pairs
-    ]
-    lengths = {None if score is None else len(score) for pair in scores for score in pair}
-    if None in lengths:
+    differences, groups = _item_differences(ledger, pairs, metric)
+    if differences is None:
         over += ", without item outcomes"
-        differences, groups = metrics[:, :1] - metrics[:, 1:], None
-    elif len(lengths) > 1:
-        raise ValueError(f"{row_a} and {row_b}, {metric}: expected the same items, found {sorted(lengths)}")
+        differences = values[:, :1] - values[:, 1:]
     else:
-        differences = np.array([a - b for a, b in scores])
-        groups = ledger.groups(row_a, pairs[0][0], metric)
-        over += f" × {differences.shape[1] if groups is None else len(np.unique(groups)):,}"
-        over += " items" if groups is None else " groups"
+        items, kind = (
+            (differences.shape[1], "items") if groups is None else (len(np.unique(groups)), "groups")
+        )
+        over += f" × {items:,} {kind}"
     if differences.size == 1:
-        print(f"{start}{_signed(difference)} over {over}: unresolved")
-        return Comparison(difference, math.nan, math.nan, "unresolved")
-    low, high = bootstrap_interval(differences, groups)
-    verdict = "yes" if low > 0 else "no" if high < 0 else "unresolved"
-    print(f"{start}{_signed(difference)} [{_signed(low)}, {_signed(high)}] over {over}: {verdict}")
+        low, high, verdict, interval = math.nan, math.nan, "unresolved", ""
+    else:
+        low, high = bootstrap_interval(differences, groups)
+        verdict = "yes" if low > 0 else "no" if high < 0 else "unresolved"
+        interval = f" [{_signed(low)}, {_signed(high)}]"
+    print(f"{start}{_signed(difference)}{interval} over {over}: {verdict}")
     return Comparison(difference, low, high, verdict)
 
 
-def _paired_seeds(ledger: Ledger, row_a: str, row_b: str, metric: str) -> list[tuple[str, str]]:
-    """Pairs of seeds to compare: equal seeds, or a deterministic row's only seed with each of the other's."""
-    a, b = ([s for s, entry in ledger.seeds(row).items() if metric in entry] for row in (row_a, row_b))
-    if ledger.rows.get(row_a, {}).get("deterministic"):
-        return [(a[0], seed) for seed in b] if a else []
-    if ledger.rows.get(row_b, {}).get("deterministic"):
-        return [(seed, b[0]) for seed in a] if b else []
-    return [(seed, seed) for seed in a if seed in b]
+def _paired_runs(ledger: Ledger, row_a: str, row_b: str, metric: str) -> list[tuple[Run, Run]]:
+    """Runs to compare: of equal seeds, or a deterministic row's only run with each run of the other."""
+    a, b = ([seed for seed, entry in ledger.seeds(row).items() if metric in entry] for row in (row_a, row_b))
+    if a and ledger.rows[row_a]["deterministic"]:
+        return [((row_a, a[0]), (row_b, seed)) for seed in b]
+    if b and ledger.rows[row_b]["deterministic"]:
+        return [((row_a, seed), (row_b, b[0])) for seed in a]
+    return [((row_a, seed), (row_b, seed)) for seed in a if seed in b]
+
+
+def _item_differences(ledger: Ledger, pairs: list[tuple[Run, Run]], metric: str):
+    """Item scores of the first runs minus those of the second, ``(S, N)``, and the items' groups, ``(N,)``.
+
+    Both are None where a run has no item outcomes.
+    """
+    runs = [run for pair in pairs for run in pair]
+    scores = [ledger.outcomes(row, seed, metric) for row, seed in runs]
+    groups = [ledger.groups(row, seed, metric) for row, seed in runs]
+    if any(score is None for score in scores):
+        return None, None
+    lengths = sorted({len(score) for score in scores})
+    names = " and ".join(row for row, _ in pairs[0])
+    if len(lengths) > 1:
+        raise ValueError(f"{names}, {metric}: expected the same items, found {lengths} of them")
+    if not all(np.array_equal(group, groups[0]) for group in groups):
+        raise ValueError(f"{names}, {metric}: expected the same items, found other groups of items")
+    return np.array(scores[::2]) - np.array(scores[1::2]), groups[0]
 
 
 def _signed(value: float) -> str:
