@@ -33,7 +33,7 @@ LONG_DATA = re.compile(r"[A-Za-z0-9+/=_-]{80,}")  # base64, in which anything ma
 PROGRESS = re.compile(r"\d+%\|")
 PROBLEMS = {
     "a path of this machine": re.compile(
-        r"(?<![\w.])(/home/|/root/|/tmp/|/var/folders/|/Users/|[A-Z]:\\\\?Users)[\w.-]+"
+        r"(?<![\w.])(?:/(?:home|root|tmp|Users|var/folders)/|[A-Z]:\\+Users\\+)[\w.-]+"
     ),
     "a warning": re.compile(r"\b\w*Warning:"),
     "a traceback": re.compile(r"Traceback \(most recent call last\)"),

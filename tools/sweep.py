@@ -144,7 +144,7 @@ def sweep(name: str, wanted_rows: list[str], scale: str, jobs: int, seeds: int =
                 progress.update()
                 if future.exception():
                     failures.append(str(future.exception()))
-                    progress.write(f"failed: {failures[-1]}")
+                    progress.write(f"failed: {failures[-1]}", file=sys.stderr)
                     continue
                 ledger = Ledger.load(path, name, scale)  # read again: another sweep may have added rows
                 ledger.merge(future.result())

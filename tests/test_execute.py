@@ -1,0 +1,157 @@
+"""Executing a chapter leaves clean, repeatable outputs, or nothing at all."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from tools import execute
+
+CLAIM = "def claim(text, condition):\n    print(text)\n\nclaim('one is one', 1 == 1)"
+PRINTS = "import os, sys\nprint('a')\nprint('empty folder:', os.listdir() == [])"
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch) -> Path:
+    """A repository with one chapter, ``book/01_toy.ipynb``, in which an exercise raises."""
+    monkeypatch.setattr(execute, "ROOT", tmp_path)
+    cells = [
+        new_markdown_cell("# Toy"),
+        new_code_cell(CLAIM),
+        new_code_cell("raise NotImplementedError", metadata={"tags": ["exercise:one"]}),
+        new_code_cell(PRINTS),
+        new_code_cell("os.environ['MMTUTOR_SCALE']"),
+    ]
+    write(tmp_path, new_notebook(cells=cells))
+    return tmp_path
+
+
+def write(root: Path, nb) -> None:
+    (root / "book").mkdir(exist_ok=True)
+    nbformat.write(nb, root / "book" / "01_toy.ipynb")
+
+
+def read(root: Path):
+    return nbformat.read(root / "book" / "01_toy.ipynb", as_version=4)
+
+
+def run(monkeypatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["execute.py", *arguments])
+    execute.main()
+
+
+def test_a_stale_chapter_is_run_once_and_is_then_fresh(book, monkeypatch, capsys):
+    identities = [cell.id for cell in read(book).cells]
+    run(monkeypatch)
+    nb = read(book)
+    assert [cell.id for cell in nb.cells] == identities
+    code = [cell for cell in nb.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == [1, 2, 3, 4]
+    assert code[0].metadata.tags == ["nbval-check-output"]
+    assert code[1].metadata.tags == ["exercise:one", "nbval-skip"] and code[1].outputs == []
+    assert [output.text for output in code[2].outputs] == ["a\nempty folder: True\n"]
+    assert code[3].outputs[0].data["text/plain"] == "'cpu'" and code[3].outputs[0].execution_count == 4
+    assert set(nb.metadata.mmtutor) == {"stamp", "seconds", "device", "scale", "date"}
+    assert "widgets" not in nb.metadata and all("execution" not in cell.metadata for cell in nb.cells)
+
+    content = (book / "book" / "01_toy.ipynb").read_text()
+    assert content == json.dumps(json.loads(content), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    capsys.readouterr()
+    run(monkeypatch)
+    assert capsys.readouterr().out == "01_toy.ipynb: fresh\n"
+
+    nb.cells[1].source += "\nclaim('two is two', 2 == 2)"
+    assert execute.is_stale(nb, "cpu")
+
+
+def test_at_another_scale_the_chapter_notes_the_time_and_keeps_its_outputs(book, monkeypatch):
+    run(monkeypatch, "--scale", "gpu")
+    nb = read(book)
+    assert nb.metadata.mmtutor.gpu.scale == "gpu" and nb.metadata.mmtutor.gpu.seconds > 0
+    assert all(cell.get("outputs", []) == [] for cell in nb.cells)
+    copy = nbformat.read(book / "_build" / "gpu" / "01_toy.ipynb", as_version=4)
+    assert copy.cells[-1].outputs[0].data["text/plain"] == "'gpu'"
+    assert not execute.is_stale(nb, "gpu") and execute.is_stale(nb, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("x = 1\nx / 0", r"cell 1 raised:\n\nx = 1\nx / 0"),
+        ("print('/home/me/x')", "shows a path of this machine"),
+    ],
+    ids=["raises", "shows a path"],
+)
+def test_a_chapter_that_fails_is_not_written(book, monkeypatch, source, message):
+    write(book, new_notebook(cells=[new_markdown_cell("# Toy"), new_code_cell(source)]))
+    before = (book / "book" / "01_toy.ipynb").read_bytes()
+    with pytest.raises(SystemExit, match=message):
+        run(monkeypatch)
+    assert (book / "book" / "01_toy.ipynb").read_bytes() == before
+
+
+def test_an_unknown_chapter_is_named_with_those_there_are(book, monkeypatch):
+    with pytest.raises(SystemExit, match=r"chapter '07': expected one of \['01_toy'\]"):
+        run(monkeypatch, "--chapter", "07")
+
+
+@pytest.mark.parametrize("wanted", ["", "01", "toy", "01_toy"])
+def test_a_chapter_is_found_by_number_or_name(book, wanted):
+    assert [path.name for path in execute.chapters(wanted)] == ["01_toy.ipynb"]
+
+
+def cell_with(*outputs):
+    return new_notebook(cells=[new_code_cell("x", outputs=list(outputs))])
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("saved to /home/me/file", "a path of this machine: '/home/me'"),
+        ("/root/.cache: UserWarning", "a path of this machine: '/root/.cache'"),
+        (r"C:\Users\me", "a path of this machine"),
+        ("FutureWarning: soon", "a warning: 'FutureWarning:'"),
+        ("Traceback (most recent call last):", "a traceback"),
+        ("<object at 0x7f3a2b4c5d60>", "a memory address: '0x7f3a2b4c5d60'"),
+    ],
+)
+def test_what_no_reader_should_see_is_found_in_every_kind_of_output(text, problem):
+    for output in (
+        new_output("stream", name="stderr", text=text),
+        new_output("display_data", data={"text/html": f"<p>{text}</p>"}),
+        new_output("execute_result", data={"text/plain": text}),
+    ):
+        problems = execute.output_problems(cell_with(output))
+        assert problems and all(found.startswith("cell 0 shows ") for found in problems)
+        assert any(problem in found for found in problems)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a ratio a/tmp",
+        "https://example.org/home/me",
+        "data:image/png;base64," + "A" * 50 + "/tmp/" + "A" * 50,
+    ],
+)
+def test_what_only_looks_like_a_path_is_left_alone(text):
+    assert execute.output_problems(cell_with(new_output("stream", name="stdout", text=text))) == []
+
+
+def test_progress_bars_and_views_without_a_page_are_dropped_and_streams_joined():
+    view = {execute.WIDGET_VIEW: {"model_id": "1"}, "text/plain": "0%|   |"}
+    nb = cell_with(
+        new_output("display_data", data=view),
+        new_output("stream", name="stderr", text="\r 50%|█████     | 1/2"),
+        new_output("stream", name="stdout", text="one\n"),
+        new_output("stream", name="stdout", text="two\n"),
+        new_output("display_data", data={**view, "text/html": "<p>widget</p>"}),
+        new_output("stream", name="stderr", text="a message"),
+    )
+    execute.clean(nb)
+    streams = [output.text for output in nb.cells[0].outputs if output.output_type == "stream"]
+    pages = [output.data for output in nb.cells[0].outputs if output.output_type == "display_data"]
+    assert streams == ["one\ntwo\n", "a message"]
+    assert pages == [{"text/plain": "0%|   |", "text/html": "<p>widget</p>"}]
