@@ -1,9 +1,10 @@
 """A sweep runs what is missing or stale, each run in a process of its own, and can be resumed."""
 
-import json
-import shutil
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ RECIPE = """
 import os
 from mmtutor.ledger import Figures
 
-ROWS = {"model": {"hit": 0.5}, "chance": {"hit": 0.1, "deterministic": True}, "broken": {"hit": None}}
+ROWS = {"one, fixed": {"hit": 0.1, "deterministic": True}, "broken": {"hit": None}}
 
 
 def run(row, seed, *, scale=None, shuffle_pairs=False):
@@ -25,86 +26,115 @@ def run(row, seed, *, scale=None, shuffle_pairs=False):
     facts = {"process": os.getpid(), "parameters": 7, "gpu": scale == "gpu"}
     return Figures(facts, outcomes={"hit": [hit, hit]})
 """
+FIGURES = ("process", "parameters", "gpu", "hit")
+COPIED = ("mmtutor/ledger.py", "mmtutor/runtime.py", "tools/stamp.py", "tools/sweep.py")
 
 
-@pytest.fixture(scope="module")
-def root(tmp_path_factory) -> Path:
-    """A repository with one recipe, and the sweep that belongs to it."""
-    root = tmp_path_factory.mktemp("repository")
-    for name in ("mmtutor/ledger.py", "mmtutor/runtime.py", "tools/stamp.py", "tools/sweep.py"):
-        (root / name).parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT / name, root / name)
-    for name in ("mmtutor/experiments/toy.py", "book/01_toy.ipynb", "pyproject.toml"):
-        (root / name).parent.mkdir(exist_ok=True)
-        (root / name).touch()
-    (root / "mmtutor/__init__.py").write_text('__version__ = "0"\n')
-    (root / "mmtutor/experiments/toy.py").write_text(RECIPE)
-    return root
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """A repository with one recipe, a helper of it, and the sweep that belongs to it."""
+    files = {name: (ROOT / name).read_text() for name in COPIED}
+    files |= {"mmtutor/__init__.py": '__version__ = "0"\n', "mmtutor/experiments/toy.py": RECIPE}
+    files |= {"mmtutor/experiments/toy_helper.py": "", "book/01_toy.ipynb": "", "pyproject.toml": ""}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
 
 
-def run(root: Path, *arguments: str) -> subprocess.CompletedProcess:
+def test_runs_are_processes_of_their_own_and_one_that_fails_leaves_the_others(root):
     command = [
         sys.executable,
         "-m",
         "tools.sweep",
         "--chapter",
         "01",
+        "--scale",
+        "gpu",
         "--seeds",
-        "2",
+        "1",
         "--jobs",
         "2",
-        *arguments,
     ]
-    return subprocess.run(
-        command, cwd=root, env={"PATH": "", "PYTHONPATH": str(root)}, capture_output=True, text=True
+    setting = {"PATH": "", "PYTHONPATH": str(root)}
+    done = subprocess.run(
+        [*command, "--rows", "broken; one, fixed"], cwd=root, env=setting, capture_output=True, text=True
     )
-
-
-def ledger(root: Path, scale: str = "cpu") -> Ledger:
-    return Ledger.load(root / "results" / f"toy-{scale}.json", "toy", scale)
-
-
-def test_a_sweep_records_every_run_once_and_repeats_only_what_changed(root):
-    done = run(root, "--seeds", "1", "--rows", "model,chance")
-    assert done.returncode == 0 and done.stdout.startswith("toy, cpu: 2 runs due"), done.stderr
-    first = ledger(root)
-    assert first.values("model", "hit").tolist() == [0.5]
-    assert first.n_seeds("chance") == 1 and first.rows["chance"]["deterministic"]
-    entry = first.seeds("model")["0"]
-    facts = {
+    assert done.returncode != 0 and done.stdout.startswith("toy, gpu: 2 runs due, 2 rows, 2 at a time\n")
+    assert "broken, seed 0:" in done.stderr and "unsupported operand" in done.stderr
+    ledger = Ledger.load(root / "results" / "toy-gpu.json", "toy", "gpu")
+    assert list(ledger.rows) == ["one, fixed"] and ledger.rows["one, fixed"]["deterministic"]
+    (entry,) = ledger.seeds("one, fixed").values()
+    assert set(entry) == {
+        *FIGURES,
         "seconds",
         "peak_memory_mb",
         "device",
         "date",
         "code",
-        "parameters",
         "outcomes",
-        "process",
-        "gpu",
-        "hit",
+        "groups",
     }
-    assert set(entry) - {"groups"} == facts and entry["peak_memory_mb"] > 10
-    processes = {e["process"] for row in ("model", "chance") for e in first.seeds(row).values()}
-    assert len(processes) == 2
-    assert {"device", "torch", "python"} <= set(
-        json.loads((root / "results/toy-cpu.json").read_text())["environment"]
-    )
-
-    recipe = root / "mmtutor/experiments/toy.py"
-    recipe.write_text(RECIPE.replace('"hit": 0.1', '"hit": 0.2'))
-    done = run(root, "--seeds", "1", "--rows", "model,chance")
-    recipe.write_text(RECIPE)
-    assert done.stdout.startswith("toy, cpu: 1 runs due"), done.stdout + done.stderr
-    again = ledger(root)
-    assert again.mean("chance", "hit") == 0.2
-    assert again.rows["model"] == first.rows["model"]
+    assert entry["hit"] == 0.1 and entry["gpu"] == 1 and entry["peak_memory_mb"] > 10
+    assert entry["process"] != os.getpid()
+    assert {"device", "torch", "python"} <= set(ledger.environment)
 
 
-def test_a_run_that_fails_is_told_and_the_others_are_kept(root):
-    done = run(root, "--seeds", "1", "--scale", "gpu", "--rows", "broken,chance")
-    assert done.returncode != 0
-    assert "broken, seed 0:" in done.stderr and "unsupported operand" in done.stderr
-    assert ledger(root, "gpu").mean("chance", "gpu") == 1 and ledger(root, "gpu").n_seeds("broken") == 0
+@pytest.fixture
+def started(monkeypatch, tmp_path) -> list:
+    """The runs that a sweep starts; each is recorded at once instead of being trained."""
+    runs = []
+
+    def start(name, row, seed, stamp, scale, folder, threads):
+        runs.append((row, seed))
+        ledger = Ledger(name, scale)
+        ledger.record(row, seed, Figures({"hit": len(runs)}), code=stamp)
+        return ledger
+
+    monkeypatch.setenv("MMTUTOR_RESULTS", str(tmp_path))
+    monkeypatch.setattr(sweep, "start_run", start)
+    return runs
+
+
+def use_rows(monkeypatch, rows: dict) -> None:
+    """Give the recipe these rows, each with its settings for a stamp."""
+    monkeypatch.setitem(sys.modules, "mmtutor.experiments.toy", SimpleNamespace(ROWS=rows))
+    monkeypatch.setattr(sweep, "run_stamp", lambda name, settings: str(settings))
+
+
+def test_a_sweep_repeats_only_what_changed_and_drops_rows_that_are_gone(started, monkeypatch, tmp_path):
+    use_rows(monkeypatch, {"a": {"width": 1}, "b": {"width": 2}})
+    assert sweep.sweep("toy", [], "cpu", jobs=1, seeds=2) == 0
+    assert sorted(started) == [("a", 0), ("a", 1), ("b", 0), ("b", 1)]
+    sweep.sweep("toy", [], "cpu", jobs=1, seeds=2)
+    assert len(started) == 4
+    use_rows(monkeypatch, {"a": {"width": 1}, "c": {"width": 3}})
+    sweep.sweep("toy", [], "cpu", jobs=1, seeds=2)
+    assert sorted(started[4:]) == [("c", 0), ("c", 1)]
+    ledger = Ledger.load(tmp_path / "toy-cpu.json", "toy", "cpu")
+    assert set(ledger.rows) == {"a", "c"} and ledger.n_seeds("a") == 2
+
+
+def test_a_sweep_that_is_stopped_keeps_what_was_finished(started, monkeypatch, tmp_path):
+    use_rows(monkeypatch, {"a": {}})
+    finished = sweep.start_run
+
+    def stop_at_seed_2(name, row, seed, *rest):
+        if seed == 2:
+            time.sleep(0.3)  # the first two are recorded meanwhile
+            os.kill(os.getpid(), signal.SIGINT)  # what Ctrl-C does
+            time.sleep(0.3)
+            raise RuntimeError("killed")
+        return finished(name, row, seed, *rest)
+
+    monkeypatch.setattr(sweep, "start_run", stop_at_seed_2)
+    with pytest.raises(SystemExit, match="the same command goes on from there"):
+        sweep.sweep("toy", [], "cpu", jobs=1)
+    assert started == [("a", 0), ("a", 1)]
+    monkeypatch.setattr(sweep, "start_run", finished)
+    sweep.sweep("toy", [], "cpu", jobs=1)
+    assert Ledger.load(tmp_path / "toy-cpu.json", "toy", "cpu").n_seeds("a") == 5
+    assert started == [("a", seed) for seed in range(5)]
 
 
 def test_unknown_rows_are_named_with_those_there_are(monkeypatch):

@@ -1,6 +1,6 @@
 """Run a chapter's rows over five seeds and record their figures in ``results/`` (`make results`).
 
-    python -m tools.sweep --chapter 06 --rows "info_nce,margin" --jobs 2
+    python -m tools.sweep --chapter 06 --rows "pixels; short, margin" --jobs 2
 
 Every run is a process of its own. The ledger is written after each, so a sweep that is stopped goes on where
 it was. A run is repeated only where the code that it reaches, its settings or its data have changed.
@@ -10,6 +10,7 @@ import argparse
 import datetime
 import importlib
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -45,8 +46,9 @@ def recipe_name(wanted: str) -> str:
 
 
 def recipes() -> list[str]:
-    """Return the names of all recipes."""
-    return sorted(path.stem for path in (ROOT / "mmtutor" / "experiments").glob("[a-z]*.py"))
+    """Return the names of all recipes: the modules of ``mmtutor/experiments`` that have rows to run."""
+    files = sorted((ROOT / "mmtutor" / "experiments").glob("[a-z]*.py"))
+    return [path.stem for path in files if re.search(r"^ROWS\b", path.read_text(encoding="utf-8"), re.M)]
 
 
 def due_runs(
@@ -170,13 +172,13 @@ def main() -> None:
     )
     parser.add_argument("--scale", default=os.environ.get("SCALE") or "cpu", choices=("cpu", "gpu"))
     parser.add_argument(
-        "--rows", default=os.environ.get("ROWS", ""), help="names, separated by commas; default: all"
+        "--rows", default=os.environ.get("ROWS", ""), help="names, separated by semicolons; default: all"
     )
     parser.add_argument("--jobs", type=int, default=int(os.environ.get("JOBS") or 1), help="runs at a time")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     options = parser.parse_args()
     names = [recipe_name(options.chapter)] if options.chapter else recipes()
-    rows = [row.strip() for row in options.rows.split(",") if row.strip()]
+    rows = [row.strip() for row in options.rows.split(";") if row.strip()]
     failed = sum(sweep(name, rows, options.scale, options.jobs, options.seeds) for name in names)
     if failed:
         raise SystemExit(f"{failed} runs failed")
