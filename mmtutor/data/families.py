@@ -1,6 +1,7 @@
 """Variants of one thing (runner, man running, woman running) belong together: the family of each emoji."""
 
 import re
+from collections.abc import Hashable, Iterable
 
 # Code points that change who is drawn, not what: joiner, female, male, and the five skin tones.
 _VARIANT_CODES = {"200d", "2640", "2642", "1f3fb", "1f3fc", "1f3fd", "1f3fe", "1f3ff"}
@@ -43,7 +44,7 @@ def families(hexcodes: list[str], names: list[str]) -> list[int]:
     """Return for each thing the index of the first thing of its family.
 
     Two things are of one family if they share a base code or a base name, or if a chain of things that do
-    leads from one to the other (connected components, by union-find).
+    leads from one to the other.
 
     Args:
         hexcodes: N hexcodes, lower case, joined by hyphens.
@@ -56,19 +57,39 @@ def families(hexcodes: list[str], names: list[str]) -> list[int]:
         >>> families(["1f3c3", "1f408", "1f3c3-200d-2640"], ["person running", "cat", "woman running"])
         [0, 1, 0]
     """
-    parent = list(range(len(hexcodes)))
+    marks = []
+    for hexcode, name in zip(hexcodes, names, strict=True):
+        code, words = base_code(hexcode), base_name(name)
+        # Nothing is left of the name "woman" or of the code of the female sign: what is empty joins nothing.
+        marks.append([mark for mark in (("code", code), ("name", words)) if mark[1]])
+    return joined(marks)
+
+
+def joined(marks: list[Iterable[Hashable]]) -> list[int]:
+    """Return for each item the index of the first item that it is joined to by shared marks.
+
+    The connected components of the graph in which items are neighbours if they share a mark (union-find).
+
+    Args:
+        marks: N collections of marks.
+
+    Returns:
+        N indices; equal indices mean one component.
+
+    Example:
+        >>> joined(["ab", "c", "bd", "d"])
+        [0, 1, 0, 0]
+    """
+    parent = list(range(len(marks)))
 
     def root(i: int) -> int:
         while parent[i] != i:
             i = parent[i]
         return i
 
-    seen: dict[tuple[str, str], int] = {}
-    for i, (hexcode, name) in enumerate(zip(hexcodes, names, strict=True)):
-        for key in (("code", base_code(hexcode)), ("name", base_name(name))):
-            if not key[1]:  # "man" and "woman" leave no name; their codes join them
-                continue
-            other = root(seen.setdefault(key, i))
-            low, high = sorted((root(i), other))
+    first: dict[Hashable, int] = {}
+    for i, marks_of_item in enumerate(marks):
+        for mark in marks_of_item:
+            low, high = sorted((root(i), root(first.setdefault(mark, i))))
             parent[high] = low
-    return [root(i) for i in range(len(hexcodes))]
+    return [root(i) for i in range(len(marks))]

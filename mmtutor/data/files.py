@@ -122,7 +122,8 @@ def read_lines(name: str, folder: Path = FOLDER) -> list[dict]:
         >>> read_lines("emoji_text.jsonl")[0]["name"]
         'grinning face'
     """
-    return [json.loads(line) for line in read_bytes(name, folder).decode("utf-8").splitlines()]
+    lines = read_bytes(name, folder).decode("utf-8").removesuffix("\n").split("\n")
+    return [json.loads(line) for line in lines]
 
 
 def describe_arrays(arrays: dict[str, np.ndarray]) -> dict[str, list]:

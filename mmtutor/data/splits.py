@@ -8,6 +8,7 @@ import numpy as np
 
 from .digits import load_digits
 from .emoji import load_emoji
+from .families import joined
 from .files import read_only
 from .tweets import load_tweets
 
@@ -53,11 +54,8 @@ def split(name: str) -> Split:
         (1400, 300, 300)
     """
     if name == "emoji-things":
-        emoji = load_emoji()
-        first = np.unique(emoji.family, return_index=True)[1]  # a family is known by its first thing
-        return partition(
-            [emoji.hex[first[f]] for f in emoji.family], emoji.group[first[emoji.family]].tolist()
-        )
+        emoji, first = load_emoji(), inseparable_things()
+        return partition([emoji.hex[i] for i in first], emoji.group[first].tolist())
     if name == "emoji-videos":
         things, item = split("emoji-things"), load_emoji().video_item
         sides = (things.train, things.validation, things.test)
@@ -71,6 +69,25 @@ def split(name: str) -> Split:
             [" ".join(text.lower().split()) for text in tweets.texts], np.sign(tweets.mean).tolist()
         )
     raise ValueError(f"split: expected one of {', '.join(SPLITS)}, found {name!r}")
+
+
+@cache
+def inseparable_things() -> np.ndarray:
+    """Return for each emoji the first one that must be on its side of a split, (N,) int64.
+
+    Inseparable are the things of one family, and two things with the same picture, pixel by pixel, in some
+    style (Fluent draws *grinning cat* and *cat face* alike): a picture seen in training is no test.
+
+    Example:
+        >>> emoji, first = load_emoji(), inseparable_things()
+        >>> emoji.names[first[emoji.names.index("cat face")]]
+        'grinning cat'
+    """
+    emoji = load_emoji()
+    marks: list[set] = [{family} for family in emoji.family.tolist()]
+    for style, item in zip(*emoji.present.nonzero(), strict=True):
+        marks[item].add((style, emoji.images[style, item].tobytes()))
+    return read_only(np.array(joined(marks)))
 
 
 def partition(keys: list[str], strata: list) -> Split:
