@@ -1,10 +1,11 @@
 """The stamp changes with what a result depends on, and with nothing else."""
 
+import ast
 from pathlib import Path
 
 import pytest
 
-from tools.stamp import chapter_stamp, reached, run_stamp
+from tools.stamp import canonical, chapter_stamp, reached, run_stamp
 
 PACKAGE = {
     "mmtutor/__init__.py": '"""A package."""\nfrom .loss import loss\n',
@@ -192,3 +193,9 @@ def test_statements_that_define_nothing_belong_to_every_definition_of_their_modu
 def test_definitions_that_refer_to_each_other_end(root):
     edit(root, "mmtutor/loss.py", "math.sqrt(x)", "loss(x)")
     assert "mmtutor.loss.helper" in reached({"mmtutor.loss.loss"}, root)
+
+
+def test_the_stamp_does_not_depend_on_which_characters_a_python_version_can_print():
+    tree = ast.parse("'\u9fff'")
+    assert canonical(tree).isascii()
+    assert canonical(tree) != canonical(ast.parse("'\u9ffe'"))

@@ -157,7 +157,7 @@ def canonical(node) -> str:
             (key, value) for key, value in ast.iter_fields(node) if value not in (None, []) and key != "kind"
         ]
         return f"{type(node).__name__}({','.join(f'{key}={canonical(value)}' for key, value in fields)})"
-    return f"[{','.join(map(canonical, node))}]" if isinstance(node, list) else repr(node)
+    return f"[{','.join(map(canonical, node))}]" if isinstance(node, list) else ascii(node)
 
 
 def _locate(dotted: str, load) -> tuple[Module | None, str]:
