@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.stamp import canonical, chapter_stamp, reached, run_stamp
+from tools.stamp import canonical, chapter_stamp, reached, run_stamps
 
 PACKAGE = {
     "mmtutor/__init__.py": '"""A package."""\nfrom .loss import loss\n',
@@ -80,7 +80,7 @@ def edit(root: Path, name: str, old: str, new: str) -> None:
 
 
 def run_stamp_of_a(root: Path) -> str:
-    return run_stamp("toy", {"width": 1}, root)
+    return run_stamps("toy", {"a": {"width": 1}}, root)["a"]
 
 
 def test_a_run_reaches_functions_classes_constants_and_files_but_not_their_neighbours(root):
@@ -135,7 +135,7 @@ def test_a_row_s_stamp_depends_on_its_own_settings_and_not_on_other_rows(root):
     before = run_stamp_of_a(root)
     edit(root, "mmtutor/experiments/toy.py", '"b": {"width": 2}', '"b": {"width": 3}')
     assert run_stamp_of_a(root) == before
-    assert run_stamp("toy", {"width": 2}, root) != before
+    assert run_stamps("toy", {"a": {"width": 2}}, root)["a"] != before
 
 
 def test_settings_that_name_a_function_depend_on_its_code_and_have_a_stable_stamp(root):
@@ -146,10 +146,10 @@ def test_settings_that_name_a_function_depend_on_its_code_and_have_a_stable_stam
         "from mmtutor.data",
         "from mmtutor.loss import unrelated\nfrom mmtutor.data",
     )
-    before = run_stamp("toy", {"width": edit}, root)
-    assert run_stamp("toy", {"width": edit}, root) == before
+    before = run_stamps("toy", {"a": {"width": edit}}, root)
+    assert run_stamps("toy", {"a": {"width": edit}}, root) == before
     edit(root, "mmtutor/loss.py", "return UNUSED", "return -UNUSED")
-    assert run_stamp("toy", {"width": edit}, root) != before
+    assert run_stamps("toy", {"a": {"width": edit}}, root) != before
 
 
 @pytest.mark.parametrize(

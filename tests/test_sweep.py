@@ -99,7 +99,7 @@ def started(monkeypatch, tmp_path) -> list:
 def use_rows(monkeypatch, rows: dict) -> None:
     """Give the recipe these rows, each with its settings for a stamp."""
     monkeypatch.setitem(sys.modules, "mmtutor.experiments.toy", SimpleNamespace(ROWS=rows))
-    monkeypatch.setattr(sweep, "run_stamp", lambda name, settings: str(settings))
+    monkeypatch.setattr(sweep, "run_stamps", lambda name, rows: {row: str(rows[row]) for row in rows})
 
 
 def test_a_sweep_repeats_only_what_changed_and_drops_rows_that_are_gone(started, monkeypatch, tmp_path):
@@ -158,7 +158,9 @@ def test_an_unknown_chapter_is_named_with_those_there_are(root, monkeypatch):
 
 
 def test_missing_and_stale_runs_are_due_seed_by_seed(monkeypatch):
-    monkeypatch.setattr(sweep, "run_stamp", lambda name, settings: f"code-{settings['version']}")
+    monkeypatch.setattr(
+        sweep, "run_stamps", lambda name, rows: {r: f"code-{rows[r]['version']}" for r in rows}
+    )
     rows = {"a": {"version": 1}, "b": {"version": 2}, "fixed": {"version": 3, "deterministic": True}}
     ledger = Ledger("toy", "cpu")
     assert [due[:2] for due in sweep.due_runs("toy", rows, ledger, 2)] == [

@@ -104,14 +104,17 @@ def reached(starts: set[str], root: Path = ROOT, skip: str = "") -> dict[str, st
     return found
 
 
-def run_stamp(recipe: str, settings: dict, root: Path = ROOT) -> str:
-    """Return the stamp of one row of a recipe: the code its ``run`` reaches, and the row's own settings."""
+def run_stamps(recipe: str, rows: dict[str, dict], root: Path = ROOT) -> dict[str, str]:
+    """Return the stamp of each row of a recipe: the code its ``run`` reaches, and the row's own settings."""
     name = f"mmtutor.experiments.{recipe}"
-    parts = reached({f"{name}.run"}, root, skip=f"{name}.ROWS")
-    parts["settings"] = json.dumps(
-        settings, sort_keys=True, default=lambda item: getattr(item, "__qualname__", str(item))
-    )
-    return _sha(json.dumps(parts, sort_keys=True).encode())[:16]
+    code = reached({f"{name}.run"}, root, skip=f"{name}.ROWS")
+    stamps = {}
+    for row, settings in rows.items():
+        text = json.dumps(
+            settings, sort_keys=True, default=lambda item: getattr(item, "__qualname__", str(item))
+        )
+        stamps[row] = _sha(json.dumps({**code, "settings": text}, sort_keys=True).encode())[:16]
+    return stamps
 
 
 def chapter_stamp(cells: list[str], scale: str, root: Path = ROOT) -> str:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from mmtutor.ledger import Ledger, environment, ledger_path
 from mmtutor.runtime import device, seed_everything
-from tools.stamp import ROOT, run_stamp
+from tools.stamp import ROOT, run_stamps
 
 SEEDS = 5
 
@@ -62,7 +62,7 @@ def due_runs(
         ledger: what was recorded so far.
         seeds: how many seeds a row has.
     """
-    stamps = {row: run_stamp(name, settings) for row, settings in rows.items()}
+    stamps = run_stamps(name, rows)
     return [
         (row, seed, stamps[row])
         for seed in range(seeds)
