@@ -9,9 +9,9 @@ READY  := $(VENV)/.ready
 SITE   := _build/html
 export CHAPTER SCALE ROWS
 
-# the newest Python that the pinned versions were made for
-FOUND_PYTHON = $(firstword $(foreach v,3.13 3.12 3.11 3.10,$(shell command -v python$(v))) \
-                           $(shell python3 -c 'import sys; (3, 10) <= sys.version_info and print(sys.executable)' 2>/dev/null))
+# the first Python of a version that the pinned packages were tried with (the names alone prove nothing: ask each)
+FOUND_PYTHON = $(shell for name in python3 python3.13 python3.12 python3.11 python3.10 python; do \
+  $$name -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' 2>/dev/null && { command -v $$name; break; }; done)
 CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 export CHROMIUM
 
@@ -29,7 +29,7 @@ help: ## print this list
 setup: $(READY) ## create .venv and install everything into it (the other targets do this when needed)
 
 $(READY): requirements.txt pyproject.toml
-	@test -n "$(FOUND_PYTHON)" || { echo "No Python 3.10 or newer found. Install one (for example: apt install python3 python3-venv)."; exit 1; }
+	@test -n "$(FOUND_PYTHON)" || { echo "No Python from 3.10 to 3.13 found. Install one (for example: apt install python3 python3-venv)."; exit 1; }
 	@echo "Setting up $(VENV) with $(FOUND_PYTHON) (a few minutes the first time)"
 	@test -x $(PYTHON) || $(FOUND_PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "Python could not create a virtual environment (on Debian and Ubuntu: apt install python3-venv)."; exit 1; }
@@ -56,10 +56,10 @@ lab: $(READY) ## open JupyterLab on the chapters
 	$(VENV)/bin/jupyter lab --notebook-dir=book
 
 execute: $(READY) chapter ## run the chapters whose outputs are stale (CHAPTER=06 for one, SCALE=gpu)
-	$(PYTHON) tools/execute.py
+	$(PYTHON) -m tools.execute
 
 results: $(READY) chapter ## run a chapter's models and baselines over five seeds into results/ (CHAPTER=06, SCALE=gpu)
-	$(PYTHON) tools/sweep.py
+	$(PYTHON) -m tools.sweep
 
 bench: $(READY) ## speed and memory against other libraries
 	@for file in bench/*.py; do echo "$$file"; $(PYTHON) $$file || exit 1; done

@@ -1,0 +1,50 @@
+"""What the theme needs: MathJax from the site itself, no live-kernel script, the name by the logo."""
+
+import shutil
+from pathlib import Path
+
+import mathjax  # the package django-static-mathjax, which carries MathJax 3 and its fonts
+
+MATHJAX = Path(mathjax.__file__).parent / "static" / "mathjax" / "es5"
+# TeX in, HTML out; what `\require` and the menu's speech add is loaded on demand, and in English
+WANTED = (
+    "tex-chtml.js",
+    "output/chtml/fonts/woff-v2",
+    "input/tex/extensions",
+    "a11y",
+    "sre/mathmaps/en.json",
+)
+
+
+def leave_thebe_out(app, _config) -> None:
+    """Jupyter Book always loads sphinx-thebe, whose script is emitted twice and fails on every page."""
+    for listeners in list(app.events.listeners.values()):
+        for listener in list(listeners):
+            if listener.handler.__module__ == "sphinx_thebe":
+                app.disconnect(listener.id)
+    app.registry.css_files = [file for file in app.registry.css_files if "thebe" not in file[0]]
+
+
+def name_the_logo(_app, config) -> None:
+    """Write the title beside the logo (Jupyter Book has no setting for it)."""
+    config.html_theme_options["logo"] = {"text": config.html_title, "alt_text": ""}
+    config.html_theme_options["navbar_persistent"] = []  # one search field is enough
+
+
+def copy_mathjax(app) -> None:
+    """Copy the wanted part of MathJax to ``_static/mathjax``, once."""
+    target = Path(app.outdir) / "_static" / "mathjax"
+    for name in WANTED:
+        source, copy = MATHJAX / name, target / name
+        if copy.exists():
+            continue
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, copy)
+
+
+def setup(app):
+    """Called by Sphinx."""
+    app.connect("config-inited", leave_thebe_out)
+    app.connect("config-inited", name_the_logo)
+    app.connect("builder-inited", copy_mathjax)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
