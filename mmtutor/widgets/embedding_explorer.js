@@ -27,7 +27,8 @@ async function render({ model, el }) {
   let height = 0;
 
   const shows = (i) => !off.has(modality[i]) && (model.get("shown_group") < 0 || group[i] === model.get("shown_group"));
-  const focus = () => (hover >= 0 ? hover : model.get("selected"));
+  const held = () => (model.get("selected") >= 0 && shows(model.get("selected")) ? model.get("selected") : -1);
+  const focus = () => (hover >= 0 ? hover : held());
   const set = (name, value) => {
     model.set(name, value);
     model.save_changes();

@@ -111,6 +111,7 @@ class EmbeddingExplorer(BookWidget):
         _check_range("pair", pair, -1, points)
         _check_range("neighbours", neighbours, 0, points)
         _check_range("group", group, 0, len(group_names))
+        _check_range("selected", [selected], -1, points)
 
         pictures, picture_index = _without_repetition(thumbnails)
         sprite, columns = sheet(pictures, size=32, quality=70)

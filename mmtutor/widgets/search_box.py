@@ -87,7 +87,7 @@ class SearchBox(BookWidget):
         weights = [quantise(weight) for weight, _ in layers]
         biases = [bias.astype(np.float32) for _, bias in layers]
         rows, pictures_scale = quantise(pictures)
-        sprite, columns = sheet(thumbnails, size=24, quality=60)
+        sprite, columns = sheet(thumbnails, size=24, quality=50)
         super().__init__(
             query=examples[0] if examples else "",
             names=list(names),

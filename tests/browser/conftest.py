@@ -1,0 +1,100 @@
+"""A real browser for the tests: the system's Chromium, reaching this machine and nothing else."""
+
+import functools
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+
+
+@dataclass
+class Visit:
+    """A page opened in the browser, and what went wrong on it so far."""
+
+    page: Page
+    errors: list[str] = field(default_factory=list)  # console errors and uncaught exceptions
+    outside: list[str] = field(default_factory=list)  # addresses asked for outside of this machine; blocked
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Browser:
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.fail("no Chromium found: install one, or set CHROMIUM to its path")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium) -> Callable[..., Visit]:
+    """Open an address in a fresh context: ``open_page(url, color_scheme="dark", viewport=...)``."""
+    contexts = []
+
+    def visit(url: str, **options) -> Visit:
+        context = chromium.new_context(**options)
+        contexts.append(context)
+        seen = Visit(context.new_page())
+
+        def route(request):
+            if request.request.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
+                request.continue_()
+            else:
+                seen.outside.append(request.request.url)
+                request.abort()
+
+        def console(message):
+            if message.type in ("error", "warning"):
+                seen.errors.append(message.text)
+
+        context.route("**/*", route)
+        seen.page.on("console", console)
+        seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
+        seen.page.goto(url)
+        return seen
+
+    yield visit
+    for context in contexts:
+        context.close()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="session")
+def serve() -> Callable[[Path], str]:
+    """Serve a folder on the loopback and return its address: ``serve(folder) -> "http://127.0.0.1:<port>"``."""
+    servers = []
+
+    def start(folder: Path) -> str:
+        server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(_Quiet, directory=str(folder)))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
