@@ -23,7 +23,7 @@ class Emoji:
 
     Attributes:
         images: (S, N, 32, 32, 3) uint8, RGB on white; white all over where ``present`` is False.
-        present: (S, N) bool, whether the style draws the thing (only "blob" has gaps).
+        present: (S, N) bool, whether the style draws the thing (only "blob" has gaps, 388 of them).
         styles: the S names of the styles.
         hex: the N hexcodes, the key shared by all sources; ``emoji``: the N characters.
         names, names_zh: the N names in English and Chinese.
@@ -78,7 +78,7 @@ class Sentiment:
 
     Attributes:
         item: (R,) int64, the rated things, indices into the N things of `load_emoji`, ascending.
-        counts: (R, 3) int64, tweets holding the emoji that raters called negative, neutral, positive.
+        counts: (R, 3) int64, uses in tweets that people labelled negative, neutral and positive.
         score: (R,) float32, (positive - negative) / (negative + neutral + positive), from -1 to 1.
     """
 

@@ -39,8 +39,8 @@ def split(name: str) -> Split:
     """Return the book's fixed split of a data set: 70 % train, 15 % validation, 15 % test.
 
     ``"emoji-things"`` indexes the N things, by family; ``"emoji-videos"`` the V animations, each on the
-    side of its thing; ``"digits"`` the digits, every class alike; ``"tweets"`` the texts, equal texts
-    together and negative, neutral and positive ones alike.
+    side of its thing; ``"digits"`` the digits; ``"tweets"`` the texts. What is drawn, written or said in
+    exactly the same way is on one side. Groups, classes and the signs of the ratings are cut alike.
 
     Args:
         name: one of `SPLITS`.
@@ -61,8 +61,9 @@ def split(name: str) -> Split:
         sides = (things.train, things.validation, things.test)
         return Split(*(read_only(np.flatnonzero(np.isin(item, side))) for side in sides))
     if name == "digits":
-        labels = load_digits().labels.tolist()
-        return partition([str(i) for i in range(len(labels))], labels)
+        digits = load_digits()
+        pixels = digits.views["pixels"].astype(np.uint8)
+        return partition([row.tobytes().hex() for row in pixels], digits.labels.tolist())
     if name == "tweets":
         tweets = load_tweets()
         return partition(

@@ -11,10 +11,12 @@ from .files import FOLDER, read_lines, read_only
 
 @dataclass(frozen=True)
 class Tweets:
-    """4,200 tweet-like texts, each rated by at least 20 people from -4 to 4 (Hutto & Gilbert 2014).
+    """4,200 short texts, each rated by at least 20 people from -4 to 4 (Hutto & Gilbert 2014).
+
+    4,000 are modelled on real tweets; 200 were made up to test ways of saying the same more strongly.
 
     Attributes:
-        texts: the texts as published, names of users replaced by ``@anonymous``.
+        texts: the texts as published, ``@anonymous`` for names, ``&amp;`` and its like left as they are.
         mean: (4200,) float32, mean rating, -4 (extremely negative) to 4 (extremely positive).
         sd: (4200,) float32, standard deviation of the ratings.
     """
