@@ -15,10 +15,10 @@ FOUND_PYTHON = $(shell for name in python3 python3.13 python3.12 python3.11 pyth
 CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 export CHROMIUM
 
-# CHAPTER=06 narrows the tests to book/06_<name>.ipynb, its page and tests/test_<name>.py
+# CHAPTER=06 narrows the tests to book/06_<name>.ipynb, its page, tests/test_<name>.py and the examples in mmtutor/<name>.py
 CHAPTER_FILE = $(firstword $(wildcard book/$(CHAPTER)_*.ipynb))
-CHAPTER_TEST = $(wildcard $(patsubst book/$(CHAPTER)_%.ipynb,tests/test_%.py,$(CHAPTER_FILE)))
-TESTS = $(if $(CHAPTER),$(CHAPTER_TEST) tests/test_book.py tests/browser/test_site.py,tests)
+CHAPTER_NAME = $(patsubst book/$(CHAPTER)_%.ipynb,%,$(CHAPTER_FILE))
+TESTS = $(if $(CHAPTER),$(wildcard tests/test_$(CHAPTER_NAME).py mmtutor/$(CHAPTER_NAME).py) tests/test_book.py tests/browser/test_site.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup book test check lab execute results bench clean chapter chromium
