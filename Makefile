@@ -39,7 +39,7 @@ $(READY): requirements.txt pyproject.toml
 
 book: $(READY) ## build the site from the committed outputs into _build/html (about a minute)
 	@echo "Building the site"
-	@$(VENV)/bin/jupyter-book build -W -n --keep-going --quiet . || { rm -rf _build/.doctrees; \
+	@$(VENV)/bin/jupyter-book build -W -n --keep-going --quiet . >/dev/null || { rm -rf _build/.doctrees; \
 	  echo "The site was not built: see the warnings above."; exit 1; }
 	@echo "The site is in $(SITE). Open $(SITE)/index.html in a browser, or serve it:"
 	@echo "  $(PYTHON) -m http.server --directory $(SITE)"
@@ -55,10 +55,10 @@ check: $(READY) ## the quick part of the tests: lint and unit tests, under a min
 lab: $(READY) ## open JupyterLab on the chapters
 	$(VENV)/bin/jupyter lab --notebook-dir=book
 
-execute: $(READY) chapter ## run the chapters whose outputs are stale (CHAPTER=06 for one, SCALE=gpu)
+execute: $(READY) ## run the chapters whose outputs are stale (CHAPTER=06 for one, SCALE=gpu)
 	$(PYTHON) -m tools.execute
 
-results: $(READY) chapter ## run a chapter's models and baselines over five seeds into results/ (CHAPTER=06, SCALE=gpu)
+results: $(READY) ## run a chapter's models and baselines over five seeds into results/ (CHAPTER=06, SCALE=gpu)
 	$(PYTHON) -m tools.sweep
 
 bench: $(READY) ## speed and memory against other libraries
