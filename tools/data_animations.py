@@ -4,10 +4,11 @@ import io
 from multiprocessing import Pool
 
 import numpy as np
-from data_packages import Packages
-from data_pictures import SIDE, bitmaps, on_white, reduce
 from PIL import Image
 from scipy.ndimage import gaussian_filter, map_coordinates
+
+from tools.data_packages import Packages
+from tools.data_pictures import SIDE, bitmaps, on_white, reduce
 
 FRAMES = 8  # frames kept
 SAMPLES = 16  # frames registered to find the motion

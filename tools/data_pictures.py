@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from multiprocessing import Pool
 
 import numpy as np
-import resvg_py
-from data_packages import Packages
 from PIL import Image
+
+from tools.data_packages import Packages
 
 STYLES = ("noto", "twemoji", "fluent", "fluent3d", "blob")
 SIDE = 32
@@ -84,6 +84,8 @@ def on_white(premultiplied: np.ndarray) -> np.ndarray:
 def render(drawing: bytes) -> np.ndarray:
     """Return a drawing, an SVG or a picture file, as (32, 32, 3) uint8 on white."""
     if drawing.startswith(b"<svg"):
+        import resvg_py  # here, so that the rest of the builder can be tested without it
+
         # fonts of this machine are left out of play: no drawing here holds letters that are not outlines
         drawing = bytes(resvg_py.svg_to_bytes(svg_string=drawing.decode(), skip_system_fonts=True))
     return on_white(reduce(Image.open(io.BytesIO(drawing)), SIDE))

@@ -5,8 +5,9 @@ import io
 import tarfile
 
 import numpy as np
-from data_packages import Packages
-from data_pictures import STYLES, drawings, plain
+
+from tools.data_packages import Packages
+from tools.data_pictures import STYLES, drawings, plain
 
 LEFT_OUT = {
     "component",

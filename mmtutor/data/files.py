@@ -99,8 +99,12 @@ def read_arrays(name: str, folder: Path = FOLDER) -> dict[str, np.ndarray]:
         >>> read_arrays("digits.npz")["labels"].shape
         (2000,)
     """
-    with np.load(io.BytesIO(read_bytes(name, folder)), allow_pickle=False) as stored:
-        arrays = {key: stored[key] for key in stored.files}
+    content = io.BytesIO(read_bytes(name, folder))
+    try:
+        with np.load(content, allow_pickle=False) as stored:
+            arrays = {key: stored[key] for key in stored.files}
+    except ValueError as error:
+        raise DataError(f"{folder / name}: expected arrays of numbers or text, found {error}") from None
     expected = read_manifest(folder)["files"][name]["arrays"]
     found = describe_arrays(arrays)
     if found != expected:
