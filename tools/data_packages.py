@@ -147,8 +147,7 @@ class Packages:
                 ]
                 command += ["--dest", str(self.folder), wanted]
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
         if found != package.sha256:
             raise SystemExit(f"{path}: expected SHA-256 {package.sha256}, found {found}")
         return path
