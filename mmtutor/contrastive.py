@@ -16,24 +16,31 @@ from torch.autograd.function import once_differentiable
 Scalar = Float[Tensor, ""]
 
 
-def check_pair(a: Tensor, b: Tensor) -> None:
-    """Raise a ``ValueError`` unless both are ``(B, D)`` floats of one shape and hold no NaN."""
-    if a.ndim != 2 or a.shape != b.shape or not a.numel():
-        raise ValueError(
-            f"a, b: expected two tensors of one shape (B, D), found {tuple(a.shape)}, {tuple(b.shape)}"
-        )
-    for name, z in (("a", a), ("b", b)):
+def check_embeddings(**embeddings: Tensor) -> None:
+    """Raise a ``ValueError``, naming the argument, unless each is a finite ``(N, D)`` tensor with N, D > 0."""
+    for name, z in embeddings.items():
+        if z.ndim != 2 or not z.numel():
+            raise ValueError(f"{name}: expected embeddings of shape (N, D), found {tuple(z.shape)}")
         if not torch.isfinite(z.detach().sum()):
             raise ValueError(f"{name}: expected finite embeddings, found NaN or infinity")
 
 
+def check_pair(a: Tensor, b: Tensor) -> None:
+    """The same for two tensors whose rows are pairs: they must have one shape ``(B, D)``."""
+    check_embeddings(a=a, b=b)
+    if a.shape != b.shape:
+        raise ValueError(
+            f"a, b: expected two tensors of one shape (B, D), found {tuple(a.shape)}, {tuple(b.shape)}"
+        )
+
+
 def check_positive(name: str, value: float | Tensor) -> None:
-    if not float(value) > 0:
-        raise ValueError(f"{name}: expected a positive number, found {float(value)}")
+    if not (value > 0):
+        raise ValueError(f"{name}: expected a positive number, found {value}")
 
 
-def check_match(match: Tensor, a: Tensor) -> None:
-    expected = (len(a), len(a))
+def check_match(match: Tensor, a: Tensor, b: Tensor) -> None:
+    expected = (len(a), len(b))
     if match.dtype != torch.bool or match.shape != expected:
         raise ValueError(
             f"match: expected bool of shape {expected}, found {match.dtype} of shape {tuple(match.shape)}"
@@ -126,23 +133,24 @@ class _ChunkedInfoNCE(torch.autograd.Function):
 
 
 def multi_positive_nce(
-    a: Float[Tensor, "batch dim"],
-    b: Float[Tensor, "batch dim"],
-    match: Bool[Tensor, "batch batch"],
+    a: Float[Tensor, "n dim"],
+    b: Float[Tensor, "m dim"],
+    match: Bool[Tensor, "n m"],
     temperature: float | Tensor = 0.07,
 ) -> Scalar:
     r"""InfoNCE where a row may have several partners: the mean of their log-probabilities, both directions.
 
-    .. math:: L=\frac12\big[\ell(s)+\ell(s^\top)\big],\quad
-              \ell(s)=-\frac1{|R|}\sum_{i\in R}\frac1{|P_i|}\sum_{j\in P_i}
+    .. math:: L=\frac12\big[\ell(s,y)+\ell(s^\top,y^\top)\big],\quad
+              \ell(s,y)=-\frac1{|R|}\sum_{i\in R}\frac1{|P_i|}\sum_{j\in P_i}
               \log\frac{e^{s_{ij}/\tau}}{\sum_ke^{s_{ik}/\tau}}
 
-    :math:`P_i` are the partners of row ``i`` and ``R`` the rows that have any; the others only serve as
-    negatives. With ``match`` the identity this is :func:`info_nce`.
+    :math:`P_i=\{j:y_{ij}=1\}` are the partners of row ``i`` and ``R`` the rows that have any; the others only
+    serve as negatives. ``a`` and ``b`` may differ in length: a batch of pictures against all names. With
+    ``match`` the identity this is :func:`info_nce`.
 
     Args:
-        a, b: embeddings ``(B, D)``; normalised here.
-        match: ``match[i, j]`` says that ``a[i]`` and ``b[j]`` belong together.
+        a, b: embeddings ``(N, D)`` and ``(M, D)``; normalised here.
+        match: :math:`y`, bool ``(N, M)``: whether ``a[i]`` and ``b[j]`` belong together.
         temperature: :math:`\tau>0`.
 
     Raises:
@@ -156,8 +164,10 @@ def multi_positive_nce(
         >>> bool(torch.isclose(multi_positive_nce(a, a, match), info_nce(a, a)))
         True
     """
-    check_pair(a, b)
-    check_match(match, a)
+    check_embeddings(a=a, b=b)
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"a, b: expected one width D, found {tuple(a.shape)}, {tuple(b.shape)}")
+    check_match(match, a, b)
     check_positive("temperature", temperature)
     if not match.any():
         raise ValueError("match: expected at least one true pair, found none")
@@ -210,7 +220,7 @@ def margin_contrastive(
         tensor(0.5000)
     """
     check_pair(a, b)
-    check_match(match, a)
+    check_match(match, a, b)
     check_positive("margin", margin)
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', found {reduction!r}")
@@ -323,7 +333,7 @@ def uniformity(a: Float[Tensor, "batch dim"], t: float = 2.0) -> Scalar:
         >>> round(uniformity(torch.eye(3)).item(), 4)
         -4.0
     """
-    check_pair(a, a)
+    check_embeddings(a=a)
     if len(a) < 2:
         raise ValueError(f"a: expected at least 2 points, found {len(a)}")
     i, j = torch.triu_indices(len(a), len(a), offset=1)

@@ -7,12 +7,13 @@ needs unit vectors normalises them itself (``contrastive.info_nce`` does).
 import re
 import unicodedata
 
+import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 
-def pixels(images: UInt8[Tensor, "*batch 32 32 3"]) -> Float[Tensor, "*batch 3 32 32"]:
+def pixels(images: UInt8[Tensor, "*batch 32 32 3"] | np.ndarray) -> Float[Tensor, "*batch 3 32 32"]:
     """Turn stored pictures into network input: ``uint8`` in ``0..255`` to floats in ``-1..1``, channels first.
 
     Raises:
@@ -23,7 +24,7 @@ def pixels(images: UInt8[Tensor, "*batch 32 32 3"]) -> Float[Tensor, "*batch 3 3
         >>> pixels(torch.full((2, 32, 32, 3), 255, dtype=torch.uint8)).shape
         torch.Size([2, 3, 32, 32])
     """
-    images = torch.as_tensor(images)
+    images = torch.tensor(images) if isinstance(images, np.ndarray) else images
     if images.dtype != torch.uint8:
         raise TypeError(f"pictures: expected dtype uint8 (0..255), found {images.dtype}")
     if images.shape[-3:] != (32, 32, 3):
@@ -140,6 +141,7 @@ class TextEncoder(nn.Module):
         dim: width ``D`` of the shared space.
         buckets: rows ``V`` of the table; two features may share one.
         width: columns of the table.
+        hidden: units between the two linear maps of the network ``g``.
 
     Shapes: a list of ``B`` strings ``-> (B, dim)``.
 
@@ -148,34 +150,56 @@ class TextEncoder(nn.Module):
         torch.Size([3, 16])
     """
 
-    def __init__(self, dim: int = 192, buckets: int = 3072, width: int = 48, hidden: int = 128):
+    def __init__(self, dim: int = 192, buckets: int = 4096, width: int = 48, hidden: int = 256):
         super().__init__()
         self.buckets = buckets
         self.bag = nn.EmbeddingBag(buckets, width, mode="mean")
-        self.network = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, dim))
-        self._cache: dict[str, list[int]] = {}
+        nn.init.normal_(self.bag.weight, std=0.25)  # small, so that it soon forgets where it started
+        self.network = nn.Sequential(
+            nn.BatchNorm1d(width),
+            nn.Linear(width, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(),
+            nn.Linear(hidden, dim),
+        )
 
     @property
     def table(self) -> Float[Tensor, "buckets width"]:
         """The table ``E``: one row per bucket."""
         return self.bag.weight
 
+    @torch.no_grad()
     def layers(self) -> list[tuple[Tensor, Tensor]]:
-        """The network's linear layers as ``(weight, bias)``; a ReLU stands between two of them."""
-        return [(m.weight, m.bias) for m in self.network if isinstance(m, nn.Linear)]
+        """The trained network as two linear layers ``(weight, bias)`` with a ReLU between them.
+
+        In evaluation mode a batch normalisation is a linear map, so it is folded into its neighbour.
+        """
+        before, first, after, _, last = self.network
+        weight = first.weight
+        scale = before.weight / (before.running_var + before.eps).sqrt()
+        bias = weight @ (before.bias - scale * before.running_mean)
+        weight = weight * scale
+        scale = after.weight / (after.running_var + after.eps).sqrt()
+        weight, bias = scale[:, None] * weight, scale * (bias - after.running_mean) + after.bias
+        return [(weight, bias), (last.weight.detach(), last.bias.detach())]
 
     def features(self, text: str) -> list[int]:
         """Return the table rows that a text picks, with repetition."""
-        if text not in self._cache:
-            self._cache[text] = [fnv1a(feature) % self.buckets for feature in text_features(text)]
-        return self._cache[text]
+        return [fnv1a(feature) % self.buckets for feature in text_features(text)]
 
-    def forward(self, texts: list[str]) -> Float[Tensor, "batch dim"]:
+    def prepare(self, texts: list[str]) -> tuple[Tensor, Tensor]:
+        """Look up the rows of many texts once: all rows in one tensor, and how many each text has.
+
+        Raises:
+            TypeError: if ``texts`` is not a list of strings.
+        """
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise TypeError(f"texts: expected a list of strings, found {type(texts).__name__}")
+            raise TypeError(f"texts: expected a list of strings, found {texts!r:.60}")
         rows = [self.features(text) for text in texts]
-        where = self.table.device
-        flat = torch.tensor([i for row in rows for i in row], dtype=torch.long, device=where)
-        lengths = torch.tensor([len(row) for row in rows], device=where)
-        z = self.network(self.bag(flat, lengths.cumsum(0) - lengths))
-        return torch.where(lengths[:, None] > 0, z, torch.zeros_like(z))
+        return torch.tensor([i for row in rows for i in row], dtype=torch.long), torch.tensor([*map(len, rows)])
+
+    def forward(self, texts: list[str] | tuple[Tensor, Tensor]) -> Float[Tensor, "batch dim"]:
+        rows, lengths = texts if isinstance(texts, tuple) else self.prepare(texts)
+        rows, lengths = rows.to(self.table.device), lengths.to(self.table.device)
+        z = self.network(self.bag(rows, lengths.cumsum(0) - lengths))
+        return torch.where(lengths[:, None] > 0, z, 0)
