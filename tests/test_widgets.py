@@ -38,7 +38,7 @@ def make_explorer(things=6, names=None, checkpoints=None, **options):
 
 def make_search(things=40, dim=192, names=None, examples=("red apple",)):
     torch.manual_seed(0)
-    encoder = TextEncoder(dim=dim)
+    encoder = TextEncoder(dim=dim).eval()
     emoji = load_emoji()
     names = names or list(emoji.names[:things])
     return encoder, SearchBox(encoder, encoder(names).detach(), emoji.images[0, :things], names, examples)

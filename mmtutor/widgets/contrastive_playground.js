@@ -68,8 +68,8 @@ function evaluate(model) {
 const degrees = (angle) => ((Math.round((angle * 180) / Math.PI) % 360) + 360) % 360;
 const at = (angle, radius) => [radius * Math.cos(angle), -radius * Math.sin(angle)];
 
-/** One point: its mark on the ring, its picture or word, its arrow; moved by mouse, touch and arrow keys. */
-function makePoint({ name, modality, picture, circle, onMove }) {
+/** One point: its mark on the ring, its picture or word, its arrow; moved by arrow keys. */
+function makePoint({ name, modality, picture, onMove }) {
   const mark =
     modality === "image"
       ? svg("circle", { r: 6.5 })
@@ -82,22 +82,12 @@ function makePoint({ name, modality, picture, circle, onMove }) {
   const handle = svg("circle", { r: 17, class: "mmt-handle" });
   const head = svg("g", {}, handle, mark);
   const kind = modality === "image" ? "picture" : "word";
-  const node = svg("g", { class: "mmt-point", role: "slider", tabindex: 0, "aria-label": `${kind} ${name}` }, arrow, label, head);
+  const node = svg("g", { class: "mmt-point", role: "slider", tabindex: 0, "aria-label": `${kind} ${name}` }, label, head);
   node.setAttribute("aria-valuemin", 0);
   node.setAttribute("aria-valuemax", 360);
   keepKeys(node);
 
   let angle = 0;
-  const fromPointer = (event) => {
-    const point = new DOMPoint(event.clientX, event.clientY).matrixTransform(circle.getScreenCTM().inverse());
-    onMove(Math.atan2(-point.y, point.x));
-  };
-  node.addEventListener("pointerdown", (event) => {
-    node.setPointerCapture(event.pointerId);
-    node.focus({ preventScroll: true });
-    event.preventDefault();
-  });
-  node.addEventListener("pointermove", (event) => node.hasPointerCapture(event.pointerId) && fromPointer(event));
   const moves = { ArrowLeft: 2, ArrowUp: 2, ArrowRight: -2, ArrowDown: -2, PageUp: 15, PageDown: -15 };
   node.addEventListener("keydown", (event) => {
     if (!(event.key in moves)) return;
@@ -122,7 +112,28 @@ function makePoint({ name, modality, picture, circle, onMove }) {
     node.setAttribute("aria-valuenow", degrees(angle));
     node.setAttribute("aria-valuetext", `${degrees(angle)} degrees`);
   };
-  return { node, place };
+  return { node, arrow, place };
+}
+
+/** Drag points with mouse or finger: the mark nearest to the pointer is taken, or the picture or word under it. */
+function makeDraggable(circle, points, getAngles, onMove) {
+  let dragged = -1;
+  const fromPointer = (event) => new DOMPoint(event.clientX, event.clientY).matrixTransform(circle.getScreenCTM().inverse());
+  circle.addEventListener("pointerdown", (event) => {
+    const { x, y } = fromPointer(event);
+    const gaps = getAngles().map((angle) => Math.hypot(at(angle, 100)[0] - x, at(angle, 100)[1] - y));
+    const nearest = gaps.indexOf(Math.min(...gaps));
+    dragged = gaps[nearest] < 20 ? nearest : points.findIndex((point) => point.node.contains(event.target));
+    if (dragged < 0) return;
+    circle.setPointerCapture(event.pointerId);
+    points[dragged].node.focus({ preventScroll: true });
+    event.preventDefault();
+  });
+  circle.addEventListener("pointermove", (event) => {
+    const { x, y } = fromPointer(event);
+    if (dragged >= 0) onMove(dragged, Math.atan2(-y, x));
+  });
+  for (const end of ["pointerup", "pointercancel"]) circle.addEventListener(end, () => (dragged = -1));
 }
 
 async function render({ model, el }) {
@@ -136,15 +147,16 @@ async function render({ model, el }) {
     for (const [name, value] of Object.entries(changes)) model.set(name, value);
     model.save_changes();
   };
+  const move = (k, angle) => set({ angles: model.get("angles").map((old, i) => (i === k ? angle : old)) });
   const circle = svg("svg", { viewBox: "-148 -128 296 256", role: "group", "aria-label": "The unit circle, the shared space" });
   circle.append(svg("circle", { r: 100, class: "mmt-ring" }));
   const pairLines = names.map(() => circle.appendChild(svg("line", { class: "mmt-pair" })));
   const points = Array.from({ length: 2 * n }, (_, k) => {
     const picture = k < n ? thumbnail(sprite, k, 32).toDataURL() : null;
-    const onMove = (angle) => set({ angles: model.get("angles").map((old, i) => (i === k ? angle : old)) });
-    return makePoint({ name: names[k % n], modality: k < n ? "image" : "text", picture, circle, onMove });
+    return makePoint({ name: names[k % n], modality: k < n ? "image" : "text", picture, onMove: (angle) => move(k, angle) });
   });
-  circle.append(...points.map((point) => point.node));
+  makeDraggable(circle, points, () => model.get("angles"), move);
+  circle.append(...points.map((point) => point.node), ...points.map((point) => point.arrow));
 
   const value = element("span", { class: "mmt-loss" });
   const scale = element("span", { class: "mmt-muted" });
@@ -229,15 +241,17 @@ function strongest(names, arrows) {
   return `The largest gradient is at the ${k < names.length ? "picture" : "word"} ${names[k % names.length]}.`;
 }
 
+const heads = (modality, names) => names.map((name) => [swatch(modality), ` ${name}`]);
+
 function probabilityTables(names, { rows, columns }) {
   const table = (caption, p) =>
     matrix({
-      caption, rows: names, columns: names,
+      caption, rows: heads("image", names), columns: heads("text", names),
       text: (i, j) => p[i][j].toFixed(2), shade: (i, j) => p[i][j], mark: (i, j) => i === j,
     });
   return [
-    table("Which word for this picture? (each row sums to 1)", rows),
-    table("Which picture for this word? (each column sums to 1)", columns),
+    table("P(word | picture): each row sums to 1", rows),
+    table("P(picture | word): each column sums to 1", columns),
   ];
 }
 
@@ -245,8 +259,8 @@ function distanceTables(names, { distances, terms }, margin) {
   const largest = Math.max(...terms.flat(), 1e-9);
   return [
     matrix({
-      caption: "Distance of picture (row) and word (column); shaded: its share of the loss",
-      rows: names, columns: names,
+      caption: "Distance; shaded: its share of the loss",
+      rows: heads("image", names), columns: heads("text", names),
       text: (i, j) => distances[i][j].toFixed(2), shade: (i, j) => terms[i][j] / largest, mark: (i, j) => i === j,
     }),
     element("p", { class: "mmt-muted" }, `Wrong pairs farther apart than ${margin.toFixed(2)} cost nothing.`),

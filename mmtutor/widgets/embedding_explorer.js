@@ -303,13 +303,13 @@ async function render({ model, el }) {
   const stage = element("div", { class: "mmt-stage" }, canvas);
   const controls = element("div", { class: "mmt-controls" }, groupChoice.node, ...switches);
   const training = element("div", { class: "mmt-controls mmt-training" }, play, knob.node);
+  const course = element("div", { class: "mmt-controls" }, curve.node, figureLine);
   const question = "Which picture ends far from its own word, and what stands beside it instead?";
   el.append(
     invitation(last ? "press Play, then point at pictures." : "point at pictures.", question),
     controls,
-    element("div", { class: "mmt-columns" }, stage, panel),
-    ...(last ? [training] : []),
-    element("div", { class: "mmt-controls" }, curve.node, figureLine), status.node,
+    element("div", { class: "mmt-columns" }, element("div", {}, stage, ...(last ? [training, course] : [figureLine])), panel),
+    status.node,
   );
   const resize = new ResizeObserver(() => {
     if (!stage.clientWidth) return;

@@ -180,7 +180,7 @@ class EmbeddingExplorer(BookWidget):
         pair = (np.arange(points) + things) % points  # the same thing in the next modality
         if len(modalities) == 1:
             pair[:] = -1
-        similarity = np.einsum("tpd,tqd->tpq", frames, frames)
+        similarity = frames @ frames.transpose(0, 2, 1)
         hidden = modality[:, None] == modality if len(modalities) > 1 else np.eye(points, dtype=bool)
         nearest = np.argsort(np.where(hidden, -np.inf, similarity), axis=2)[:, :, ::-1][:, :, :neighbours]
         figures = {}

@@ -147,16 +147,16 @@ function onThemeChange(redraw) {
   };
 }
 
-/** A small matrix as a table: rows and columns named, each cell shaded by `shade(i, j)` in 0..1. */
+/** A small matrix as a table: heads of rows and columns are lists of text and elements; `shade(i, j)` is in 0..1. */
 function matrix({ caption, rows, columns, text, shade, mark }) {
-  const head = element("tr", {}, element("td"), ...columns.map((name) => element("th", { scope: "col" }, name)));
+  const head = element("tr", {}, element("td"), ...columns.map((name) => element("th", { scope: "col" }, ...name)));
   const body = rows.map((name, i) => {
     const cells = columns.map((_, j) => {
       const cell = element("td", { style: `--mmt-shade:${(100 * shade(i, j)).toFixed(0)}%` }, text(i, j));
       if (mark(i, j)) cell.classList.add("mmt-true");
       return cell;
     });
-    return element("tr", {}, element("th", { scope: "row" }, name), ...cells);
+    return element("tr", {}, element("th", { scope: "row" }, ...name), ...cells);
   });
   return element("table", { class: "mmt-matrix" }, element("caption", {}, caption), head, ...body);
 }
