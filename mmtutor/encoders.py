@@ -142,6 +142,8 @@ class TextEncoder(nn.Module):
         buckets: rows ``V`` of the table; two features may share one.
         width: columns of the table.
         hidden: units between the two linear maps of the network ``g``.
+        dropout: share of features and units dropped in training; it helps with words never seen, and slows
+            the learning of those that were.
 
     Shapes: a list of ``B`` strings ``-> (B, dim)``.
 
@@ -150,16 +152,20 @@ class TextEncoder(nn.Module):
         torch.Size([3, 16])
     """
 
-    def __init__(self, dim: int = 192, buckets: int = 4096, width: int = 48, hidden: int = 256):
+    def __init__(
+        self, dim: int = 192, buckets: int = 4096, width: int = 48, hidden: int = 256, dropout: float = 0.0
+    ):
         super().__init__()
         self.buckets = buckets
         self.bag = nn.EmbeddingBag(buckets, width, mode="mean")
         nn.init.normal_(self.bag.weight, std=0.25)  # small, so that it soon forgets where it started
         self.network = nn.Sequential(
+            nn.Dropout(dropout),
             nn.BatchNorm1d(width),
             nn.Linear(width, hidden, bias=False),
             nn.BatchNorm1d(hidden),
             nn.ReLU(),
+            nn.Dropout(dropout),
             nn.Linear(hidden, dim),
         )
 
@@ -174,7 +180,7 @@ class TextEncoder(nn.Module):
 
         In evaluation mode a batch normalisation is a linear map, so it is folded into its neighbour.
         """
-        before, first, after, _, last = self.network
+        _, before, first, after, _, _, last = self.network
         weight = first.weight
         scale = before.weight / (before.running_var + before.eps).sqrt()
         bias = weight @ (before.bias - scale * before.running_mean)
@@ -196,7 +202,9 @@ class TextEncoder(nn.Module):
         if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
             raise TypeError(f"texts: expected a list of strings, found {texts!r:.60}")
         rows = [self.features(text) for text in texts]
-        return torch.tensor([i for row in rows for i in row], dtype=torch.long), torch.tensor([*map(len, rows)])
+        return torch.tensor([i for row in rows for i in row], dtype=torch.long), torch.tensor(
+            [*map(len, rows)]
+        )
 
     def forward(self, texts: list[str] | tuple[Tensor, Tensor]) -> Float[Tensor, "batch dim"]:
         rows, lengths = texts if isinstance(texts, tuple) else self.prepare(texts)

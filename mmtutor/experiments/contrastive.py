@@ -23,9 +23,14 @@ from mmtutor.training import train
 
 from . import contrastive_baselines as baselines
 
-STEPS = {"cpu": {"full": 1400, "short": 350}, "gpu": {"full": 6000, "short": 1500}}
+STEPS = {"cpu": {"full": 1200, "short": 250}, "gpu": {"full": 6000, "short": 1500}}
 WIDTH = {"cpu": 48, "gpu": 96}
 BATCH = 256
+VIEWS = {
+    "english": 1.0,
+    "chinese": 0.5,
+    "keywords": 0.25,
+}  # the texts of a thing, and their weights in the loss
 RELATED = ("fluent", "fluent3d")  # the animations move this drawing, so their partners are the other styles
 
 DEFAULT = dict(question="style", test="noto", relatives=True, steps="full", loss="all names", batch=BATCH)
@@ -33,20 +38,20 @@ ROWS = {
     # the four questions, at full length
     "all names": {},
     "all names, no relative": dict(relatives=False),
-    "unseen things": dict(question="things"),
+    "unseen things": dict(question="things", dropout=0.25),
     "animation": dict(question="animation", loss="info_nce"),
     # what needs no training, or another kind of it
-    "pixels": dict(baseline="pixels"),
-    "pixels, no relative": dict(baseline="pixels", relatives=False),
-    "pixels, animation": dict(baseline="pixels", question="animation"),
+    "pixels": dict(deterministic=True, baseline="pixels"),
+    "pixels, no relative": dict(deterministic=True, baseline="pixels", relatives=False),
+    "pixels, animation": dict(deterministic=True, baseline="pixels", question="animation"),
     "untrained": dict(baseline="untrained"),
-    "CCA": dict(baseline="cca"),
-    "CCA, unseen things": dict(baseline="cca", question="things"),
+    "CCA": dict(deterministic=True, baseline="cca"),
+    "CCA, unseen things": dict(deterministic=True, baseline="cca", question="things"),
     "classifier": dict(loss="classifier"),
     # one change at a time, all short
     "short": dict(steps="short"),
     "short, InfoNCE in the batch": dict(steps="short", loss="info_nce"),
-    "short, batch of 16": dict(steps="short", loss="info_nce", batch=16),
+    "short, batch of 32": dict(steps="short", loss="info_nce", batch=32),
     "short, margin": dict(steps="short", loss="margin"),
     "short, sigmoid": dict(steps="short", loss="sigmoid"),
     "short, τ = 1": dict(steps="short", temperature=1.0),
@@ -56,8 +61,8 @@ ROWS = {
     "short, English only": dict(steps="short", texts=("english",)),
     "short, 60 % of pairs wrong": dict(steps="short", wrong=0.6),
     "short, 60 % wrong, small losses kept": dict(steps="short", wrong=0.6, trust=True),
-    "short, unseen things": dict(question="things", steps="short"),
-    "short, unseen things, leaking split": dict(question="things", steps="short", leak=True),
+    "short, unseen things": dict(question="things", dropout=0.25, steps="short"),
+    "short, unseen things, leaking split": dict(question="things", dropout=0.25, steps="short", leak=True),
 }
 
 
@@ -79,9 +84,9 @@ class SharedSpace(nn.Module):
         torch.Size([1, 192])
     """
 
-    def __init__(self, width: int = 48, temperature: float | None = None):
+    def __init__(self, width: int = 48, temperature: float | None = None, dropout: float = 0.0):
         super().__init__()
-        self.image, self.text = ImageEncoder(width=width), TextEncoder()
+        self.image, self.text = ImageEncoder(width=width), TextEncoder(dropout=dropout)
         self.video = VideoEncoder(self.image)
         start = torch.tensor(math.log(temperature or 0.07))
         self.log_temperature = nn.Parameter(start, requires_grad=temperature is None)
@@ -115,7 +120,9 @@ def training_items(s: dict) -> np.ndarray:
     emoji, things = load_emoji(), split("emoji-things")
     if s["question"] == "style":
         return np.arange(len(emoji.names))
-    if s.get("leak"):  # the wrong way: things dealt out one by one, so variants of one thing fall on both sides
+    if s.get(
+        "leak"
+    ):  # the wrong way: things dealt out one by one, so variants of one thing fall on both sides
         order = np.random.default_rng(0).permutation(len(emoji.names))
         return np.sort(order[: len(things.train)])
     return things.train
@@ -139,17 +146,18 @@ def training_styles(s: dict) -> list[int]:
     return [styles.index(name) for name in known]
 
 
-def text_views(emoji, items: np.ndarray, kinds: tuple[str, ...]) -> list[list[str]]:
+def text_views(emoji, items: np.ndarray) -> dict[str, list[str]]:
     """Return the texts of the things, one list per kind: English names, Chinese names, English keywords."""
-    views = {
+    return {
         "english": [emoji.names[i] for i in items],
         "chinese": [emoji.names_zh[i] for i in items],
         "keywords": [" ".join(emoji.keywords[i][:6]) or emoji.names[i] for i in items],
     }
-    return [views[kind] for kind in kinds]
 
 
-def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = False, watch=None, progress=False):
+def fit(
+    row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = False, watch=None, progress=False
+):
     """Train one row's model and return it.
 
     Args:
@@ -167,7 +175,7 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
     generator = runtime.seed_everything(seed)
     if s.get("baseline"):
         return baselines.fit(s, seed, training_items(s), training_styles(s))
-    model = SharedSpace(WIDTH[scale], s.get("temperature")).to(runtime.device())
+    model = SharedSpace(WIDTH[scale], s.get("temperature"), s.get("dropout", 0.0)).to(runtime.device())
     if s["loss"] == "classifier":
         model.classes = nn.Linear(192, len(load_emoji().names), bias=False, device=runtime.device())
     make = animation_loss if s["question"] == "animation" else name_loss
@@ -178,7 +186,7 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
             watch(model, step)
         return loss(step)
 
-    model.history = train(model, step_loss, STEPS[scale][s["steps"]], progress=progress)
+    model.history = train(model, step_loss, STEPS[scale][s["steps"]], rate=5e-3, progress=progress)
     return model
 
 
@@ -191,7 +199,12 @@ def batches(count: int, size: int, generator: torch.Generator):
 def name_loss(model: SharedSpace, s: dict, generator: torch.Generator, shuffle_pairs: bool):
     """Return the loss of one step for pictures and names."""
     emoji, items, where = load_emoji(), training_items(s), runtime.device()
-    drawn = [(style, k) for style in training_styles(s) for k in range(len(items)) if emoji.present[style, items[k]]]
+    drawn = [
+        (style, k)
+        for style in training_styles(s)
+        for k in range(len(items))
+        if emoji.present[style, items[k]]
+    ]
     style, thing = torch.tensor(drawn).T
     pictures = torch.tensor(emoji.images[style, items[thing]])
     named = thing.clone()  # the thing whose name a picture is given in training
@@ -200,8 +213,8 @@ def name_loss(model: SharedSpace, s: dict, generator: torch.Generator, shuffle_p
     if wrong := s.get("wrong"):
         swap = torch.rand(len(named), generator=generator) < wrong
         named[swap] = named[swap][torch.randperm(int(swap.sum()), generator=generator)]
-    views = text_views(emoji, items, s.get("texts", ("english", "chinese", "keywords")))
-    views = [model.text.prepare(view) for view in views]
+    weights = {kind: VIEWS[kind] for kind in s.get("texts", VIEWS)}
+    views = {kind: model.text.prepare(view) for kind, view in text_views(emoji, items).items()}
     draw = batches(len(pictures), s["batch"], generator)
 
     def loss(step):
@@ -212,7 +225,10 @@ def name_loss(model: SharedSpace, s: dict, generator: torch.Generator, shuffle_p
         z = model.image(x)
         if s["loss"] == "classifier":
             return F.cross_entropy(cosine(z, model.classes.weight) / model.temperature, target)
-        return pair_loss(model, s, step, z, target, model.text(views[step % len(views)]))
+        each = [
+            w * pair_loss(model, s, step, z, target, model.text(views[kind])) for kind, w in weights.items()
+        ]
+        return sum(each) / sum(weights.values())
 
     return loss
 
@@ -235,7 +251,9 @@ def pair_loss(model: SharedSpace, s: dict, step: int, z: Tensor, target: Tensor,
     if s["loss"] == "sigmoid":
         return sigmoid_contrastive(z, in_batch, model.temperature)
     same = target[:, None] == target
-    return margin_contrastive(F.normalize(z, dim=1), F.normalize(in_batch, dim=1), same, reduction="sum") / len(z)
+    return margin_contrastive(
+        F.normalize(z, dim=1), F.normalize(in_batch, dim=1), same, reduction="sum"
+    ) / len(z)
 
 
 def animation_loss(model: SharedSpace, s: dict, generator: torch.Generator, shuffle_pairs: bool):
@@ -254,7 +272,9 @@ def animation_loss(model: SharedSpace, s: dict, generator: torch.Generator, shuf
         style = torch.randint(len(others), (len(index),), generator=generator)
         style = [others[k] if emoji.present[others[k], i] else 0 for k, i in zip(style, chosen, strict=True)]
         frame = torch.randint(8, (len(index),), generator=generator)
-        drawings = [videos[moving[i], t] if i in moving else still[i] for i, t in zip(moved, frame, strict=True)]
+        drawings = [
+            videos[moving[i], t] if i in moving else still[i] for i, t in zip(moved, frame, strict=True)
+        ]
         a = random_affine(pixels(images[style, chosen]), generator=generator)
         b = random_affine(pixels(torch.stack(drawings)), generator=generator)
         return info_nce(model.image(a.to(where)), model.image(b.to(where)), model.temperature)

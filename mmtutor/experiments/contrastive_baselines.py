@@ -33,7 +33,7 @@ class NearestPixels:
     def __init__(self, styles: list[int]):
         emoji = load_emoji()
         self.things = {name: i for i, name in [*enumerate(emoji.names_zh), *enumerate(emoji.names)]}
-        self.known = [(small_centred(emoji.images[s]), torch.as_tensor(emoji.present[s])) for s in styles]
+        self.known = [(small_centred(emoji.images[s]), torch.tensor(emoji.present[s])) for s in styles]
 
     def encode_images(self, images) -> Tensor:
         z = small_centred(images)
@@ -51,7 +51,9 @@ class PixelsToFrames:
         return small_centred(images)
 
     def encode_videos(self, videos) -> Tensor:
-        return F.normalize(torch.stack([small_centred(frames).mean(0) for frames in np.asarray(videos)]), dim=1)
+        return F.normalize(
+            torch.stack([small_centred(frames).mean(0) for frames in np.asarray(videos)]), dim=1
+        )
 
 
 class LinearCCA:
