@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def pixels(images: UInt8[Tensor, "*batch 32 32 3"] | np.ndarray) -> Float[Tensor, "*batch 3 32 32"]:
-    """Turn stored pictures into network input: ``uint8`` in ``0..255`` to floats in ``-1..1``, channels first.
+    """Turn stored pictures into network input: ``uint8`` 0..255 to floats -1..1, channels first.
 
     Raises:
         TypeError: if the pictures are not ``uint8``.
@@ -40,7 +40,7 @@ def stride_block(n_in: int, n_out: int) -> nn.Sequential:
 
 
 class ImageEncoder(nn.Module):
-    r"""Four strided convolutions and one linear map: :math:`f_I : [-1,1]^{3\times32\times32} \to \mathbb R^d`.
+    r"""Four strided convolutions and one linear map, :math:`f_I:[-1,1]^{3\times32\times32}\to\mathbb R^d`.
 
     The grid is flattened rather than averaged: *where* a colour sits tells drawings apart.
 
@@ -131,11 +131,11 @@ def text_features(text: str) -> list[str]:
 
 
 class TextEncoder(nn.Module):
-    r"""A bag of hashed features and a small network: :math:`f_T(x) = g\big(\frac1n\sum_{i=1}^n E_{h(x_i)}\big)`.
+    r"""A bag of hashed features and a small network, :math:`f_T(x)=g\big(\frac1n\sum_iE_{h(x_i)}\big)`.
 
-    Each feature ``x_i`` (:func:`text_features`) picks row ``h(x_i)`` of a table ``E`` by its hash, so there is
-    no vocabulary to keep, and English and Chinese use the same table. The order of words is ignored. A text
-    without any feature (empty, or signs only) gives the zero vector.
+    Each feature ``x_i`` (:func:`text_features`) picks row ``h(x_i)`` of a table ``E`` by its hash, so there
+    is no vocabulary to keep, and English and Chinese use the same table. The order of words is ignored. A
+    text without any feature (empty, or signs only) gives the zero vector.
 
     Args:
         dim: width ``D`` of the shared space.

@@ -1,1 +1,1 @@
-"""Recipes: one file per chapter, its rows (models, baselines, ablations) and how each is trained and scored."""
+"""Recipes: one file per chapter, its rows (models, baselines, ablations), how each is trained and scored."""

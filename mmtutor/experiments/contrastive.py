@@ -30,7 +30,7 @@ VIEWS = {
     "english": 1.0,
     "chinese": 0.5,
     "keywords": 0.25,
-}  # the texts of a thing, and their weights in the loss
+}  # a thing's texts, their weights in the loss
 RELATED = ("fluent", "fluent3d")  # the animations move this drawing, so their partners are the other styles
 
 DEFAULT = dict(question="style", test="noto", relatives=True, steps="full", loss="all names", batch=BATCH)
@@ -122,7 +122,7 @@ def training_items(s: dict) -> np.ndarray:
         return np.arange(len(emoji.names))
     if s.get(
         "leak"
-    ):  # the wrong way: things dealt out one by one, so variants of one thing fall on both sides
+    ):  # the wrong way: variants of one thing fall on both sides
         order = np.random.default_rng(0).permutation(len(emoji.names))
         return np.sort(order[: len(things.train)])
     return things.train
@@ -283,7 +283,7 @@ def animation_loss(model: SharedSpace, s: dict, generator: torch.Generator, shuf
 
 
 def similarities(model, s: dict) -> dict[str, Tensor]:
-    """Return the test similarities of a row, query on rows and candidate on columns, true pairs on the diagonal."""
+    """Return a row's test similarities, queries on rows, candidates on columns, true pairs on the diagonal."""
     emoji, items = load_emoji(), test_items(s)
     if s["question"] == "animation":
         moving = {item: v for v, item in enumerate(emoji.video_item)}

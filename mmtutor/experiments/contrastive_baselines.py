@@ -17,7 +17,7 @@ from mmtutor.encoders import pixels, text_features
 
 
 def small_centred(images) -> Tensor:
-    """Shrink pictures to 16 x 16, subtract each picture's mean colour, and make unit vectors: ``(N, 768)``."""
+    """Shrink pictures to 16 x 16, subtract each one's mean colour, make unit vectors: ``(N, 768)``."""
     x = F.avg_pool2d(pixels(images), 2)
     return F.normalize((x - x.mean((2, 3), keepdim=True)).flatten(1), dim=1)
 
