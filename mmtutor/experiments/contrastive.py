@@ -283,7 +283,7 @@ def animation_loss(model: SharedSpace, s: dict, generator: torch.Generator, shuf
 
 
 def similarities(model, s: dict) -> dict[str, Tensor]:
-    """Return a row's test similarities, queries on rows, candidates on columns, true pairs on the diagonal."""
+    """Return a row's test similarities: queries on rows, candidates on columns, true pairs diagonal."""
     emoji, items = load_emoji(), test_items(s)
     if s["question"] == "animation":
         moving = {item: v for v, item in enumerate(emoji.video_item)}
