@@ -1,5 +1,6 @@
 """What the theme needs: MathJax from the site itself, no live-kernel script, the name by the logo."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,8 @@ WANTED = (
     "a11y",
     "sre/mathmaps/en.json",
 )
+# one icon in the theme's script: its name, width, height, other names, code point, one outline or two
+ICON = re.compile(r'"?([a-z0-9-]+)"?:\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\["[^"]*","[^"]*"\])\],?')
 
 
 def leave_thebe_out(app, _config) -> None:
@@ -42,9 +45,25 @@ def copy_mathjax(app) -> None:
         (shutil.copytree if source.is_dir() else shutil.copy)(source, copy)
 
 
+def keep_used_icons(app, error) -> None:
+    """Keep the icons that the pages name: the theme brings two thousand, half of a page's weight."""
+    script = Path(app.outdir) / "_static" / "scripts" / "fontawesome.js"
+    if error or not script.exists():
+        return
+    sources = [*Path(app.outdir).rglob("*.html"), *script.parent.glob("*theme.js")]
+    named = {name for source in sources for name in re.findall(r"fa-([a-z0-9-]+)", source.read_text("utf-8"))}
+
+    def keep(icon: re.Match) -> str:
+        names = {icon[1], *re.findall(r'"([a-z0-9-]+)"', icon[2])}
+        return icon[0] if names & named else ""
+
+    script.write_text(ICON.sub(keep, script.read_text("utf-8")), "utf-8")
+
+
 def setup(app):
     """Called by Sphinx."""
     app.connect("config-inited", leave_thebe_out)
     app.connect("config-inited", name_the_logo)
     app.connect("builder-inited", copy_mathjax)
+    app.connect("build-finished", keep_used_icons)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

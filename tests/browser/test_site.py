@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SITE = ROOT / "_build" / "html"
 AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 OF_THE_THEME = ("search", "genindex")  # pages that no source file stands for
-HEAVIEST = 12e6  # bytes of one page with all that it loads, not compressed
+HEAVIEST = 6e6  # bytes of one page with all that it loads, not compressed
 
 
 def pages() -> list[str]:
@@ -102,6 +102,17 @@ def test_mathematics_is_typeset(visit, name):
     assert typeset.count() >= formulas.count()
     assert page.locator("mjx-merror").all_text_contents() == []
     assert not re.search(r"\$\$|\\\(|\\\[", page.locator("main").inner_text()), "TeX shown as text"
+
+
+@pytest.mark.parametrize("name", pages())
+def test_icons_are_drawn(visit, name):
+    page = visit(name, "light")
+    outlines = (
+        "icons => icons.map(icon => [icon.dataset.icon, icon.querySelector('path')?.getAttribute('d')])"
+    )
+    icons = page.locator("svg[data-icon]").evaluate_all(outlines)
+    assert len(icons) > 3
+    assert [icon for icon, outline in icons if not outline] == []
 
 
 @pytest.mark.parametrize("name", pages())
