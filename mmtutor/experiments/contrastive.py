@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmtutor import runtime
-from mmtutor.augment import random_affine
+from mmtutor.augment import random_affine, random_ink
 from mmtutor.contrastive import cosine, info_nce, margin_contrastive, multi_positive_nce, sigmoid_contrastive
 from mmtutor.data import held_out_style, load_emoji, split
 from mmtutor.encoders import ImageEncoder, TextEncoder, VideoEncoder, pixels
@@ -23,7 +23,7 @@ from mmtutor.training import train
 
 from . import contrastive_baselines as baselines
 
-STEPS = {"cpu": {"full": 1200, "short": 250}, "gpu": {"full": 6000, "short": 1500}}
+STEPS = {"cpu": {"full": 1000, "short": 250}, "gpu": {"full": 6000, "short": 1500}}
 WIDTH = {"cpu": 48, "gpu": 96}
 BATCH = 256
 VIEWS = {
@@ -120,9 +120,7 @@ def training_items(s: dict) -> np.ndarray:
     emoji, things = load_emoji(), split("emoji-things")
     if s["question"] == "style":
         return np.arange(len(emoji.names))
-    if s.get(
-        "leak"
-    ):  # the wrong way: variants of one thing fall on both sides
+    if s.get("leak"):  # the wrong way: variants of one thing fall on both sides
         order = np.random.default_rng(0).permutation(len(emoji.names))
         return np.sort(order[: len(things.train)])
     return things.train
@@ -190,6 +188,11 @@ def fit(
     return model
 
 
+def varied(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Turn, move, stretch and recolour each picture a little."""
+    return random_ink(random_affine(x, generator=generator), generator=generator)
+
+
 def batches(count: int, size: int, generator: torch.Generator):
     """Yield batches of indices for ever, each epoch in a new order; incomplete ones are dropped."""
     while True:
@@ -220,7 +223,7 @@ def name_loss(model: SharedSpace, s: dict, generator: torch.Generator, shuffle_p
     def loss(step):
         index = next(draw)
         x = pixels(pictures[index])
-        x = (random_affine(x, generator=generator) if s.get("augment", True) else x).to(where)
+        x = (varied(x, generator) if s.get("augment", True) else x).to(where)
         target = named[index].to(where)
         z = model.image(x)
         if s["loss"] == "classifier":
@@ -275,8 +278,8 @@ def animation_loss(model: SharedSpace, s: dict, generator: torch.Generator, shuf
         drawings = [
             videos[moving[i], t] if i in moving else still[i] for i, t in zip(moved, frame, strict=True)
         ]
-        a = random_affine(pixels(images[style, chosen]), generator=generator)
-        b = random_affine(pixels(torch.stack(drawings)), generator=generator)
+        a = varied(pixels(images[style, chosen]), generator)
+        b = varied(pixels(torch.stack(drawings)), generator)
         return info_nce(model.image(a.to(where)), model.image(b.to(where)), model.temperature)
 
     return loss
