@@ -103,7 +103,8 @@ def info_nce(
 
 
 class _ChunkedInfoNCE(torch.autograd.Function):
-    """InfoNCE of normalised ``a, b`` from a few rows of ``s`` at a time; the backward pass is equation (10)."""
+    """InfoNCE of normalised ``a, b`` from a few rows of ``s`` at a time; the backward pass is the chapter's
+    equation eq-infonce-gradient."""
 
     @staticmethod
     def forward(ctx, a, b, temperature, chunk_size):
@@ -236,7 +237,8 @@ def margin_contrastive(
 
 
 class _EuclideanMargin(torch.autograd.Function):
-    r"""The sum (or matrix) of the margin loss; the backward pass is equations (4) and (5).
+    r"""The sum (or matrix) of the margin loss; the backward pass is the chapter's
+    equation eq-margin-gradient.
 
     It keeps one matrix, :math:`w_{ij}=\ell'(\Delta_{ij})/\Delta_{ij}`, because
     :math:`\partial L/\partial a_i=\sum_jw_{ij}(a_i-b_j)`.
