@@ -75,7 +75,7 @@ class BookWidget(anywidget.AnyWidget):
             if name.startswith("_"):
                 continue
             if isinstance(value, bytes):
-                packed[name] = _base64(zlib.compress(value, 9))
+                packed[name] = _base64(_deflate(value))
             else:
                 values[name] = value
         state = json.dumps({"values": values, "bytes": packed}, ensure_ascii=False, allow_nan=False)
@@ -87,6 +87,11 @@ class BookWidget(anywidget.AnyWidget):
             return None
         data, metadata = bundle
         return {**data, "text/html": self.to_html()}, metadata
+
+
+def _deflate(data: bytes) -> bytes:
+    compressor = zlib.compressobj(9, strategy=zlib.Z_FILTERED)  # for small random numbers: they hardly repeat
+    return compressor.compress(data) + compressor.flush()
 
 
 def _base64(data: bytes) -> str:

@@ -8,7 +8,9 @@ import traitlets
 from .base import BookWidget, script, style
 from .pack import quantise, sheet, to_numpy
 
-TABLE_LEVELS = 31  # the table is the largest part: 6 bits a number instead of 8
+TABLE_LEVELS = 15  # the table is the largest part; averaging its rows also averages their rounding errors
+LEVELS = 63  # of the layers and the pictures
+THUMBNAIL = 22  # pixels; drawn larger, they need not be sharp
 DIRECTIONS = 96  # of the shared space that are kept: those in which the pictures differ most
 
 
@@ -58,7 +60,7 @@ class SearchBox(BookWidget):
     pictures = traitlets.Bytes().tag(sync=True)
     pictures_scale = traitlets.Float().tag(sync=True)
     sprite = traitlets.Bytes().tag(sync=True)
-    sprite_size = traitlets.Int(24).tag(sync=True)
+    sprite_size = traitlets.Int(THUMBNAIL).tag(sync=True)
     sprite_columns = traitlets.Int().tag(sync=True)
 
     def __init__(
@@ -84,10 +86,10 @@ class SearchBox(BookWidget):
         pictures = pictures / np.linalg.norm(pictures, axis=1, keepdims=True).clip(1e-12)
         pictures, layers[-1] = _leading_directions(pictures, *layers[-1])
         table, table_scale = quantise(to_numpy(text_encoder.table), TABLE_LEVELS)
-        weights = [quantise(weight) for weight, _ in layers]
+        weights = [quantise(weight, LEVELS) for weight, _ in layers]
         biases = [bias.astype(np.float32) for _, bias in layers]
-        rows, pictures_scale = quantise(pictures)
-        sprite, columns = sheet(thumbnails, size=24, quality=50)
+        rows, pictures_scale = quantise(pictures, LEVELS)
+        sprite, columns = sheet(thumbnails, size=THUMBNAIL, quality=50)
         super().__init__(
             query=examples[0] if examples else "",
             names=list(names),

@@ -12,6 +12,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from mmtutor.widgets import ContrastivePlayground
+
 ROOT = Path(__file__).parents[2]
 CELLS = [
     """
@@ -27,6 +29,7 @@ explorer
     "box = SearchBox(TextEncoder(dim=8), torch.randn(4, 8), pictures, names, ['cat'])\nbox",
 ]
 REPORT = "print('step', explorer.step, 'τ', playground.temperature, 'query', box.query, len(box.results))"
+AS_PAGE = "from IPython.display import HTML\nHTML(playground.to_html())"
 FROM_PYTHON = "box.query = '苹果'\nplayground.temperature = 0.5\nexplorer.shown_group = 1"
 
 
@@ -35,9 +38,13 @@ def lab(tmp_path_factory):
     """The address of a JupyterLab of its own: no token, own settings, the chapters' kernel."""
     folder = tmp_path_factory.mktemp("lab")
     notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(source.strip()) for source in (*CELLS, REPORT, FROM_PYTHON)],
+        cells=[
+            nbformat.v4.new_code_cell(source.strip()) for source in (*CELLS, REPORT, FROM_PYTHON, AS_PAGE)
+        ],
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}},
     )
+    stored = nbformat.v4.new_output("display_data", {"text/html": ContrastivePlayground().to_html()})
+    notebook.cells[-1].outputs = [stored]
     nbformat.write(notebook, folder / "widgets.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -89,11 +96,14 @@ def test_widgets_live_in_jupyterlab_and_python_sees_the_reader_s_choice(lab, ope
         timeout=60_000,
     )
     page.wait_for_timeout(1000)  # Lab itself is not ready to run cells the moment the kernel is
+    assert page.get_by_text(
+        "Run this cell to use the widget."
+    ).is_visible()  # stored, not trusted: no script runs
     for index in range(len(CELLS)):
         run_cell(page, index)
     for name in ("explorer", "playground", "search"):
         page.wait_for_selector(f".mmt-{name} .mmt-try", timeout=60_000)
-    assert page.locator(".mmt-page").count() == 0  # the live view, not the stored page
+    assert page.locator(".mmt-page .mmt-try").count() == 0  # the live views, not pages
 
     page.get_by_label("temperature").fill("0")  # log10 of it
     page.get_by_role("searchbox").fill("a dog")
@@ -113,3 +123,6 @@ def test_widgets_live_in_jupyterlab_and_python_sees_the_reader_s_choice(lab, ope
     page.wait_for_function("() => document.querySelector('.mmt-search input').value === '苹果'")
     page.wait_for_function("() => document.querySelector('.mmt-playground output').textContent === '0.50'")
     page.wait_for_function("() => document.querySelector('.mmt-explorer select').value === '2'")
+
+    run_cell(page, len(CELLS) + 2)  # the page's HTML is drawn in Lab too, where it is trusted
+    page.wait_for_selector(".mmt-page .mmt-try")
