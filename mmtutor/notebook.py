@@ -5,13 +5,12 @@ import base64
 import hashlib
 import inspect
 import io
+import sys
 import textwrap
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
-from IPython import get_ipython
-from IPython.display import HTML, Markdown, display
 from PIL import Image
 
 SHORTEST_ALT = 20  # characters; less says "a plot", not what it shows
@@ -33,7 +32,7 @@ def show(*objects) -> None:
     """
     sources = [_source_without_docstrings(item) for item in objects]
     text = "\n\n\n".join(sources)
-    _display(Markdown(f"```python\n{text}\n```"), text)
+    _display("Markdown", f"```python\n{text}\n```", text)
 
 
 def figure(fig, caption: str, alt: str, dpi: int = 192) -> None:
@@ -77,7 +76,7 @@ def figure(fig, caption: str, alt: str, dpi: int = 192) -> None:
         f'style="width:{width}px;max-width:100%;height:auto">'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
-    _display(HTML(html), f"Figure: {caption}")
+    _display("HTML", html, f"Figure: {caption}")
 
 
 def predict(question: str, options: Sequence[str], answer: str) -> None:
@@ -107,15 +106,22 @@ def predict(question: str, options: Sequence[str], answer: str) -> None:
         f'<div class="predict"><fieldset><legend>Your guess: {escape(question)}</legend>{choices}</fieldset>'
         f"<details><summary>What happened</summary><p>{escape(answer)}</p></details></div>"
     )
-    _display(HTML(html), f"{question} [{' / '.join(options)}]")
+    _display("HTML", html, f"{question} [{' / '.join(options)}]")
 
 
-def _display(rich, plain: str) -> None:
-    """Show the rich form in a notebook and the plain one in a terminal."""
+def get_ipython():
+    """Return the running IPython shell, or None; importing IPython just to ask would be slow."""
+    return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+
+
+def _display(kind: str, rich: str, plain: str) -> None:
+    """Show the rich form, "HTML" or "Markdown", in a notebook and the plain one in a terminal."""
     if get_ipython() is None:
         print(plain)
-    else:
-        display(rich)
+        return
+    from IPython import display
+
+    display.display(getattr(display, kind)(rich))
 
 
 def _source_without_docstrings(item) -> str:

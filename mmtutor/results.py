@@ -7,7 +7,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
 from .ledger import NOT_RUN, Figures, Ledger, decimals, ledger_path, number_text
 from .runtime import scale as current_scale
@@ -93,6 +92,8 @@ def bootstrap_interval(differences: np.ndarray, groups: np.ndarray | None = None
         >>> low, high
         (1.0, 1.0)
     """
+    from scipy.special import stdtrit  # here, because it is slow to import
+
     seeds, items = differences.shape
     _, group = np.unique(np.arange(items) if groups is None else groups, return_inverse=True)
     size, total = np.bincount(group), np.bincount(group, differences.mean(0))

@@ -21,7 +21,7 @@ def shown(monkeypatch):
     """What a notebook would be given to show."""
     rich = []
     monkeypatch.setattr(notebook, "get_ipython", InteractiveShell)
-    monkeypatch.setattr(notebook, "display", rich.append)
+    monkeypatch.setattr("IPython.display.display", rich.append)
     return rich
 
 
