@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
 
 from mmtutor.contrastive import info_nce, margin_contrastive
 from mmtutor.data import load_emoji
@@ -84,6 +85,7 @@ def show(address, open_page):
     def show(name, **options):
         visit = open_page(f"{address}/{name}.html", **options)
         visit.page.wait_for_selector(".mmt-try")
+        visit.page.wait_for_function(SIZED)  # a canvas is drawn as soon as it has its size
         visits.append(visit)
         return visit.page
 
@@ -92,6 +94,7 @@ def show(address, open_page):
         assert visit.errors == [] and visit.outside == []
 
 
+SIZED = "[...document.querySelectorAll('.mmt-stage canvas')].every(canvas => canvas.style.height)"
 DRAWN = {
     "explorer": "canvas",
     "info_nce": ".mmt-point",
@@ -105,7 +108,6 @@ INK = """canvas => { const {width, height} = canvas;
 
 
 def picture_of(page):
-    page.wait_for_timeout(80)
     return page.locator(".mmt-stage canvas").evaluate("canvas => canvas.toDataURL()")
 
 
@@ -180,13 +182,26 @@ def test_slider_moves_the_points_and_play_runs_to_the_end(show):
     assert picture_of(page) == end
 
 
+def stop_the_clock(page):
+    """From now on the page's time passes only in ``page.clock.run_for(milliseconds)``."""
+    page.clock.install(time=0)
+    page.clock.pause_at(10_000)
+
+
 def test_play_moves_smoothly_and_can_be_paused(show):
     page = show("explorer")
+    stop_the_clock(page)
     page.get_by_role("button", name="Play").click()
-    first, second = picture_of(page), picture_of(page)
-    assert first != second
+    pictures = []
+    for _ in range(3):
+        page.clock.run_for(200)  # of 900 from one checkpoint to the next
+        pictures.append(picture_of(page))
+    assert len(set(pictures)) == 3
     page.get_by_role("button", name="Pause").click()
-    assert picture_of(page) == picture_of(page)
+    paused = picture_of(page)
+    page.clock.run_for(1000)
+    assert picture_of(page) == paused
+    assert page.get_by_role("slider").get_attribute("aria-valuetext") == "step 50"
 
 
 def test_map_answers_mouse_and_keyboard(show, widgets):
@@ -230,7 +245,9 @@ def test_map_follows_the_theme_while_open(show):
     page = show("explorer", color_scheme="light")
     light = picture_of(page)
     page.emulate_media(color_scheme="dark")
-    assert picture_of(page) != light
+    page.wait_for_function(
+        "light => document.querySelector('.mmt-stage canvas').toDataURL() !== light", arg=light
+    )
 
 
 # --- contrastive playground -----------------------------------------------------------------------------
@@ -329,12 +346,17 @@ def test_steps_go_downhill_and_start_again_returns(show):
 
 def test_run_is_drawn_step_by_step_and_can_be_stopped(show):
     page = show("info_nce")
+    stop_the_clock(page)
+    loss = page.locator(".mmt-loss")
+    losses = [number(loss)]
     page.get_by_role("button", name="Run 80 steps").click()
-    page.wait_for_timeout(300)
+    for _ in range(3):
+        page.clock.run_for(200)  # five steps
+        losses.append(number(loss))
+    assert sorted(set(losses), reverse=True) == losses
     page.get_by_role("button", name="Stop").click()
-    stopped = number(page.locator(".mmt-loss"))
-    page.wait_for_timeout(200)
-    assert number(page.locator(".mmt-loss")) == stopped > 0.05
+    page.clock.run_for(1000)
+    assert number(loss) == losses[-1]
 
 
 ARROWS = "els => els.map(e => e.getAttribute('d') ? e.getTotalLength() : 0)"
@@ -405,12 +427,11 @@ def test_search_is_live_and_says_when_it_has_nothing_to_go_on(show):
     page = show("search")
     box, status = page.get_by_role("searchbox"), page.locator(".mmt-status")
     box.fill("")
-    page.wait_for_timeout(250)
-    assert "Nothing to go on" in status.inner_text() and page.locator(".mmt-results li").count() == 0
+    expect(status).to_contain_text("Nothing to go on")
+    assert page.locator(".mmt-results li").count() == 0
     box.press_sequentially("moon")
     assert page.locator(".mmt-results li").count() == 12
-    page.wait_for_timeout(250)
-    assert "Pictures for “moon”" in status.inner_text()
+    expect(status).to_contain_text("Pictures for “moon”")
 
 
 def test_examples_and_pictures_can_be_asked_by_keyboard(show):
