@@ -23,6 +23,12 @@ document.addEventListener("DOMContentLoaded", () => {
     if (output.textContent.trim().startsWith("✓")) output.classList.add("mm-claims");
   }
 
+  // A folded cell is named by the words on it, and one that solves an exercise says so.
+  for (const fold of document.querySelectorAll(".cell summary")) fold.removeAttribute("aria-label");
+  for (const word of document.querySelectorAll('.cell[class*="tag_solution"] summary span')) {
+    word.textContent = word.textContent.replace("code cell content", "solution");
+  }
+
   // Wide tables scroll in a frame of their own.
   let tables = 0;
   for (const table of document.querySelectorAll("article table:not(.mm-scroll table, .mmt-page table)")) {
