@@ -25,7 +25,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // A folded cell is named by the words on it, and one that solves an exercise says so.
   for (const fold of document.querySelectorAll(".cell summary")) fold.removeAttribute("aria-label");
-  for (const word of document.querySelectorAll('.cell[class*="tag_solution"] summary span')) {
+  for (const word of document.querySelectorAll('.cell[class*="tag_solution"] summary *')) {
     word.textContent = word.textContent.replace("code cell content", "solution");
   }
 
