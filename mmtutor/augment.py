@@ -63,7 +63,7 @@ def random_ink(
     paper: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "batch 3 height width"]:
-    r"""Change how strongly each colour is laid on: :math:`x' = p-g_c\,(p-x)`, one gain per picture and channel.
+    r"""Change how strongly each colour is laid on, :math:`x' = p-g_c\,(p-x)`, a gain per channel.
 
     White paper :math:`p` stays white; an orange becomes more red or more yellow. Preserves shape and place,
     not the exact hue.

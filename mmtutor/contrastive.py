@@ -17,7 +17,7 @@ Scalar = Float[Tensor, ""]
 
 
 def check_embeddings(**embeddings: Tensor) -> None:
-    """Raise a ``ValueError``, naming the argument, unless each is a finite ``(N, D)`` tensor with N, D > 0."""
+    """Raise a ``ValueError``, naming the argument, unless each is a finite, non-empty ``(N, D)``."""
     for name, z in embeddings.items():
         if z.ndim != 2 or not z.numel():
             raise ValueError(f"{name}: expected embeddings of shape (N, D), found {tuple(z.shape)}")
@@ -76,6 +76,7 @@ def info_nce(
         temperature: :math:`\tau>0`; a tensor may be learnt (not together with ``chunk_size``).
         chunk_size: rows of the similarity matrix held at a time. The result is the same; memory is
             ``chunk_size x B`` instead of ``B x B``, and the rows are computed again in the backward pass.
+            First derivatives only.
 
     Returns:
         The mean loss in nats: 0 if every partner is certain, ``log B`` if nothing is known.
@@ -308,7 +309,7 @@ def sigmoid_contrastive(
 
 
 def alignment(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> Scalar:
-    r"""Mean squared distance of true pairs on the sphere, :math:`\frac1B\sum_i\lVert\hat a_i-\hat b_i\rVert^2`.
+    r"""Mean squared distance of true pairs, :math:`\frac1B\sum_i\lVert\hat a_i-\hat b_i\rVert^2`.
 
     Between 0 (all pairs coincide) and 4 (all opposite). Equals :math:`2(1-\bar s_{ii})`.
 
@@ -324,7 +325,7 @@ def alignment(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> S
 
 
 def uniformity(a: Float[Tensor, "batch dim"], t: float = 2.0) -> Scalar:
-    r"""How evenly points cover the sphere, :math:`\log\frac{2}{B(B-1)}\sum_{i<j}e^{-t\lVert\hat a_i-\hat a_j\rVert^2}`.
+    r"""How evenly points cover the sphere: the log-mean of :math:`e^{-t\lVert\hat a_i-\hat a_j\rVert^2}`.
 
     0 if all points coincide; the more negative, the more even.
 

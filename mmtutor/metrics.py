@@ -26,7 +26,9 @@ def _counts(similarity: Tensor, relevant: Tensor | None) -> tuple[Tensor, Tensor
                 f"found {relevant.dtype} of shape {tuple(relevant.shape)}"
             )
         if not relevant.any(1).all():
-            raise ValueError("relevant: expected at least one relevant candidate per query, found a row of none")
+            raise ValueError(
+                "relevant: expected at least one relevant candidate per query, found a row of none"
+            )
         best = similarity.masked_fill(~relevant, -torch.inf).amax(1, keepdim=True)
     higher = (similarity > best).sum(1)
     tied = similarity == best
@@ -74,7 +76,7 @@ def recall_at_k(
     k: int,
     relevant: Bool[Tensor, "queries candidates"] | None = None,
 ) -> float:
-    r"""Share of queries whose ``k`` best candidates hold a relevant one, :math:`R@k`: the mean of :func:`hits_at_k`.
+    r"""Share of queries whose ``k`` best candidates hold a relevant one: the mean of :func:`hits_at_k`.
 
     A collapsed model, for which all candidates look alike, scores exactly :math:`k/N`: chance.
 

@@ -20,7 +20,14 @@ def use_book_style() -> None:
         >>> matplotlib.rcParams["axes.spines.top"]
         False
     """
-    ink = ("axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "text.color", "legend.labelcolor")
+    ink = (
+        "axes.edgecolor",
+        "axes.labelcolor",
+        "xtick.color",
+        "ytick.color",
+        "text.color",
+        "legend.labelcolor",
+    )
     matplotlib.rcParams.update({name: INK for name in ink})
     matplotlib.rcParams.update(
         {

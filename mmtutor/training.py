@@ -82,7 +82,8 @@ def train(
     Example:
         >>> model = nn.Linear(1, 1)
         >>> x = torch.linspace(-1, 1, 20)[:, None]
-        >>> history = train(model, lambda step: (model(x) - 3 * x).square().mean(), 300, rate=0.1, progress=False)
+        >>> loss = lambda step: (model(x) - 3 * x).square().mean()
+        >>> history = train(model, loss, 300, rate=0.1, progress=False)
         >>> history.stopped, bool(history.loss[-1] < 0.01)
         ('finished', True)
     """
