@@ -14,9 +14,9 @@ FOLDER = Path(__file__).parent
 FRAMEWORK_TRAITS = set(anywidget.AnyWidget.class_trait_names())
 
 
-def script(name: str) -> str:
-    """Return a widget's JavaScript: the shared helpers followed by the file ``<name>.js``."""
-    return (FOLDER / "shared.js").read_text("utf-8") + (FOLDER / f"{name}.js").read_text("utf-8")
+def script(*names: str) -> str:
+    """Return a widget's JavaScript: the shared helpers followed by its own files ``<name>.js``."""
+    return "".join((FOLDER / f"{name}.js").read_text("utf-8") for name in ("shared", *names))
 
 
 def style(name: str) -> str:

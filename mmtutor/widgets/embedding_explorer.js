@@ -13,6 +13,7 @@ async function render({ model, el }) {
   const pictureIndex = model.get("picture_index");
   const steps = model.get("steps");
   const figures = model.get("figures");
+  const figureNames = Object.keys(figures);
   const positions = numbers(model.get("positions"), Uint16Array);
   const neighbours = numbers(model.get("neighbours"), Uint16Array);
   const k = model.get("neighbour_count");
@@ -58,7 +59,6 @@ async function render({ model, el }) {
     if (!width) return;
     const ink = getComputedStyle(canvas).color;
     const colours = Object.fromEntries(modalities.map((m) => [m, getComputedStyle(canvas).getPropertyValue(`--mmt-${m}`) || ink]));
-    const halo = isLight(ink) ? "rgba(18,18,18,.85)" : "rgba(255,255,255,.85)";
     const xy = names.map((_, i) => place(i));
     const visible = names.map((_, i) => i).filter(shows);
     const size = Math.max(15, Math.min(30, 0.6 * Math.sqrt((width * height) / Math.max(1, visible.length / 2))));
@@ -67,55 +67,8 @@ async function render({ model, el }) {
     context.setTransform(devicePixelRatio, 0, 0, devicePixelRatio, 0, 0);
     context.clearRect(0, 0, width, height);
     context.lineWidth = 1;
-    const line = (i, j, alpha, thick) => {
-      context.globalAlpha = alpha;
-      context.lineWidth = thick;
-      context.strokeStyle = ink;
-      context.beginPath();
-      context.moveTo(...xy[i]);
-      context.lineTo(...xy[j]);
-      context.stroke();
-      context.globalAlpha = 1;
-    };
-    const mark = (i, radius) => {
-      const [x, y] = xy[i];
-      context.fillStyle = colours[modality[i]];
-      context.beginPath();
-      if (modality[i] === "text") {
-        context.moveTo(x, y - radius * 1.25);
-        for (const [dx, dy] of [[1.25, 0], [0, 1.25], [-1.25, 0]]) context.lineTo(x + dx * radius, y + dy * radius);
-      } else context.arc(x, y, radius, 0, 2 * Math.PI);
-      context.fill();
-    };
-    const card = (i, side) => {
-      const [x, y] = [xy[i][0] - side / 2, xy[i][1] - side / 2];
-      context.save();
-      context.beginPath();
-      context.roundRect(x, y, side, side, side * 0.3);
-      context.fillStyle = "white";
-      context.fill();
-      context.save();
-      context.clip();
-      sprite.draw(context, pictureIndex[i], x + side * 0.06, y + side * 0.06, side * 0.88);
-      context.restore();
-      context.lineWidth = side > 30 ? 2 : 1;
-      context.strokeStyle = colours[modality[i]];
-      context.stroke();
-      context.restore();
-    };
-    const label = (i, weight, dx) => {
-      const [x, y] = xy[i];
-      const left = x + dx + context.measureText(names[i]).width < width - 4;
-      context.font = `${weight} 12.5px system-ui, sans-serif`;
-      context.textAlign = left ? "left" : "right";
-      context.textBaseline = "middle";
-      context.lineWidth = 4;
-      context.lineJoin = "round";
-      context.strokeStyle = halo;
-      context.strokeText(names[i], x + (left ? dx : -dx), y);
-      context.fillStyle = ink;
-      context.fillText(names[i], x + (left ? dx : -dx), y);
-    };
+    const brush = makeBrush(context, { xy, names, modality, pictureIndex, sprite, ink, colours, width, height });
+    const { line, mark, card, label } = brush;
 
     context.globalAlpha = 0.16;
     names.forEach((_, i) => !shows(i) && !off.has(modality[i]) && mark(i, 2));
@@ -141,16 +94,7 @@ async function render({ model, el }) {
       for (const i of new Set([...close.slice(0, 3), pair[chosen], chosen]))
         if (i >= 0 && pictureIndex[i] < 0) label(i, i === chosen || i === pair[chosen] ? 700 : 400, 11);
     }
-    context.font = "12px system-ui, sans-serif";
-    context.fillStyle = ink;
-    context.textBaseline = "alphabetic";
-    context.textAlign = "left";
-    context.fillText(`${model.get("axes")[0]} →`, 8, height - 6);
-    context.save();
-    context.translate(12, height - 24);
-    context.rotate(-Math.PI / 2);
-    context.fillText(`${model.get("axes")[1]} →`, 0, 0);
-    context.restore();
+    brush.axes(model.get("axes"));
   }
 
   /** The chosen point in words: who it is, and who is nearest in the full space. */
@@ -179,7 +123,7 @@ async function render({ model, el }) {
 
   function update() {
     const t = Math.round(time);
-    const parts = Object.entries(figures).map(([name, values]) => `${name} ${values[t].toFixed(2)}`);
+    const parts = figureNames.map((name) => `${name} ${figures[name][t].toFixed(2)}`);
     figureLine.textContent = parts.join(" · ");
     curve.mark(time / Math.max(1, steps.length - 1), t);
     draw();
@@ -303,7 +247,7 @@ async function render({ model, el }) {
   const stage = element("div", { class: "mmt-stage" }, canvas);
   const controls = element("div", { class: "mmt-controls" }, groupChoice.node, ...switches);
   const training = element("div", { class: "mmt-controls mmt-training" }, play, knob.node);
-  const course = element("div", { class: "mmt-controls" }, curve.node, figureLine);
+  const course = element("div", { class: "mmt-controls" }, ...(figureNames.length ? [curve.node] : []), figureLine);
   const question = "Which picture ends far from its own word, and what stands beside it instead?";
   el.append(
     invitation(last ? "press Play, then point at pictures." : "point at pictures.", question),
@@ -331,25 +275,6 @@ async function render({ model, el }) {
     model.off("change:selected", update);
     model.off("change:shown_group", onGroup);
   };
-}
-
-/** Whether a colour such as "rgb(20, 30, 40)" is light. */
-function isLight(colour) {
-  const [r, g, b] = colour.match(/[\d.]+/g).map(Number);
-  return 0.3 * r + 0.6 * g + 0.1 * b > 128;
-}
-
-/** The first figure over training as a small curve with a dot that follows the slider. */
-function sparkline(figures) {
-  const [name, values] = Object.entries(figures)[0] ?? ["", []];
-  const top = Math.max(...values, 1e-9);
-  const at = (part, value) => [4 + 292 * part, 34 - (28 * value) / top];
-  const path = values.map((value, t) => at(t / Math.max(1, values.length - 1), value).join(" ")).join("L");
-  const dot = svg("circle", { r: 4 });
-  const node = svg("svg", { viewBox: "0 0 300 40", class: "mmt-curve", role: "img", "aria-label": `${name} over training` });
-  if (values.length > 1) node.append(svg("path", { d: `M${path}` }), dot);
-  const mark = (part, t) => values.length && fill(dot, { cx: at(part, 0)[0], cy: at(part, values[t])[1] }, []);
-  return { node, mark };
 }
 
 export default { render };

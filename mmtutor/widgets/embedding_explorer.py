@@ -48,7 +48,7 @@ class EmbeddingExplorer(BookWidget):
         EmbeddingExplorer(2 points, 3 checkpoints)
     """
 
-    _esm = script("embedding_explorer")
+    _esm = script("embedding_map", "embedding_explorer")
     _css = style("embedding_explorer")
 
     positions = traitlets.Bytes().tag(sync=True)

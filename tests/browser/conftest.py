@@ -98,3 +98,53 @@ def serve() -> Callable[[Path], str]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+PLAIN_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>widgets</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">
+<style>@media (prefers-color-scheme: dark) {{ html {{ background: #121212; color: #ced6dd }} }}</style>
+<main><h1>Widgets</h1>{}</main></html>"""
+DRAWN = """document.querySelector('.mmt-try')
+  && [...document.querySelectorAll('.mmt-stage canvas')].every(canvas => canvas.style.height)"""
+
+
+@pytest.fixture(scope="session")
+def publish(serve, tmp_path_factory) -> Callable[[dict], str]:
+    """Put widgets on plain pages: ``publish({"name": widget})`` serves ``name.html``, ``<Class>.js``."""
+
+    def pages(widgets: dict) -> str:
+        folder = tmp_path_factory.mktemp("widgets")
+        for name, widget in widgets.items():
+            (folder / f"{name}.html").write_text(PLAIN_PAGE.format(widget.to_html()), "utf-8")
+            (folder / f"{type(widget).__name__}.js").write_text(widget._esm, "utf-8")
+        together = "".join(widget.to_html() for widget in [*widgets.values(), *widgets.values()])
+        (folder / "all twice.html").write_text(PLAIN_PAGE.format(together), "utf-8")
+        return serve(folder)
+
+    return pages
+
+
+@pytest.fixture
+def show(address, open_page) -> Callable[..., Page]:
+    """Open a page of the module's ``address``, wait until its widget is drawn; nothing may go wrong."""
+    visits = []
+
+    def page_of(name: str, **options) -> Page:
+        visits.append(open_page(f"{address}/{name}.html", **options))
+        visits[-1].page.wait_for_function(DRAWN)
+        return visits[-1].page
+
+    yield page_of
+    for visit in visits:
+        assert visit.errors == [] and visit.outside == []
+
+
+@pytest.fixture
+def stop_the_clock() -> Callable[[Page], None]:
+    """From then on the page's time passes only in ``page.clock.run_for(milliseconds)``."""
+
+    def stop(page: Page) -> None:
+        page.clock.install(time=0)
+        page.clock.pause_at(10_000)
+
+    return stop
