@@ -75,7 +75,7 @@ class ContrastivePlayground(BookWidget):
 
         Example:
             >>> round(ContrastivePlayground().value(), 2)
-            2.16
+            1.97
         """
         points = torch.tensor([(math.cos(t), math.sin(t)) for t in self.angles], dtype=torch.float64)
         pictures, words = points.chunk(2)
