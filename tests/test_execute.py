@@ -114,7 +114,7 @@ def cell_with(*outputs):
         (r"C:\Users\me", "a path of this machine"),
         ("FutureWarning: soon", "a warning: 'FutureWarning:'"),
         ("Traceback (most recent call last):", "a traceback"),
-        ("<object at 0x7f3a2b4c5d60>", "a memory address: '0x7f3a2b4c5d60'"),
+        ("<object at 0x7f3a2b4c5d60>", "a memory address: 'at 0x7f3a2b4c5d60'"),
     ],
 )
 def test_what_no_reader_should_see_is_found_in_every_kind_of_output(text, problem):

@@ -37,7 +37,7 @@ PROBLEMS = {
     ),
     "a warning": re.compile(r"\b\w*Warning:"),
     "a traceback": re.compile(r"Traceback \(most recent call last\)"),
-    "a memory address": re.compile(r"\b0x[0-9a-f]{8,}"),
+    "a memory address": re.compile(r"\bat 0x[0-9a-f]{8,}"),
 }
 
 
