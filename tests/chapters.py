@@ -20,6 +20,7 @@ EXERCISE = re.compile(r"^(?:[`:]{3,}\{exercise(?:-start)?\}|#{2,5}\s+Exercise\b)
 MINUTES = re.compile(r"\d+\s*min", re.I)
 FENCE = re.compile(r"^\s*(`{3,}|~{3,}|:{3,})(\{[\w-]+\})?")
 NOT_PROSE = re.compile(r"\$\$.*?\$\$|\$[^$\n]+\$|`[^`\n]*`|\]\([^)]*\)|<[^>]+>|https?://\S+", re.S)
+SECTION = re.compile(r"^#+ .*$|\b(?:sections?|exercises?) [\d., and]*\d", re.M | re.I)
 DECIMAL = re.compile(r"(?<![\w.])[+−-]?\d*\.\d+(?!\.?\w)")
 
 
@@ -148,7 +149,7 @@ def size_problems(nb) -> list[str]:
 
 def typed_result_problems(nb) -> list[str]:
     """No measured number is typed into prose: a decimal of three digits or more belongs into an output."""
-    text = NOT_PROSE.sub(" ", without_code(prose(nb)))
+    text = NOT_PROSE.sub(" ", SECTION.sub(" ", without_code(prose(nb))))
     found = [match.group() for match in DECIMAL.finditer(text) if sum(map(str.isdigit, match.group())) >= 3]
     return [f"number {number} in prose: show it from the ledger, or write it as maths" for number in found]
 

@@ -117,6 +117,7 @@ def test_a_sweep_repeats_only_what_changed_and_drops_rows_that_are_gone(started,
 
 def test_a_sweep_that_is_stopped_keeps_what_was_finished(started, monkeypatch, tmp_path):
     use_rows(monkeypatch, {"a": {}})
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C
     finished = sweep.start_run
 
     def stop_at_seed_2(name, row, seed, *rest):

@@ -79,7 +79,7 @@ class SharedSpace(nn.Module):
     Pictures and frames share one encoder: a frame is a picture. ``log_temperature`` is learnt unless fixed.
 
     Example:
-        >>> model = SharedSpace(width=8)
+        >>> model = SharedSpace(width=8).eval()
         >>> model.encode_texts(["red apple"]).shape
         torch.Size([1, 192])
     """
