@@ -1,0 +1,60 @@
+"""The shapes in annotations are those that are taken and returned: jaxtyping with beartype switched on."""
+
+import subprocess
+import sys
+
+CHECKED = """
+import sys
+from types import ModuleType
+
+import jaxtyping
+import pytest
+from beartype import BeartypeConf, beartype
+
+checker = sys.modules["checker"] = ModuleType("checker")
+checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for type checkers
+
+modules = ["mmtutor.contrastive", "mmtutor.metrics", "mmtutor.encoders", "mmtutor.augment"]
+with jaxtyping.install_import_hook(modules, "checker.check"):
+    from mmtutor import augment, contrastive, encoders, metrics
+
+import torch
+
+a, b = torch.randn(2, 6, 4)
+match = torch.eye(6, dtype=torch.bool)
+contrastive.info_nce(a, b, 0.07)
+contrastive.info_nce(a, b, torch.tensor(0.07), chunk_size=4)
+contrastive.multi_positive_nce(a, b[:3], match[:, :3], 0.07)
+for reduction in ("mean", "sum", "none"):
+    contrastive.margin_contrastive(a, b, match, reduction=reduction)
+    contrastive.margin_contrastive(a, b, match, metric="cosine", squared=False, reduction=reduction)
+contrastive.sigmoid_contrastive(a, b)
+contrastive.alignment(a, b)
+contrastive.uniformity(a)
+
+similarity = contrastive.cosine(a, b)
+metrics.hits_at_k(similarity, 2)
+metrics.recall_at_k(similarity, 2, match)
+metrics.median_rank(similarity)
+
+images = torch.zeros(2, 8, 32, 32, 3, dtype=torch.uint8)
+image_encoder, text_encoder = encoders.ImageEncoder(dim=5, width=4), encoders.TextEncoder(dim=5, width=4)
+image_encoder(encoders.pixels(images[:, 0]))
+encoders.pixels(images.numpy())
+encoders.VideoEncoder(image_encoder)(encoders.pixels(images))
+text_encoder(["red apple", "", "cat"])
+text_encoder(text_encoder.prepare(["red apple", "cat"]))
+text_encoder.layers(), text_encoder.table
+augment.random_affine(torch.rand(2, 3, 32, 32))
+augment.random_ink(torch.rand(2, 3, 32, 32))
+
+with pytest.raises(jaxtyping.TypeCheckError):  # so the checks are on
+    contrastive.cosine(a, b[:, :3])
+print("checked")
+"""
+
+
+def test_public_functions_keep_the_shapes_of_their_annotations():
+    done = subprocess.run([sys.executable, "-c", CHECKED], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "checked"
