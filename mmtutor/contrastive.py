@@ -98,9 +98,9 @@ def info_nce(
     if chunk_size is not None:
         check_positive("chunk_size", chunk_size)
         return _ChunkedInfoNCE.apply(a, b, float(temperature), int(chunk_size))
-    s = a @ b.T / temperature
-    rows, columns = s.logsumexp(1), s.logsumexp(0)
-    return (rows + columns).mean() / 2 - s.diagonal().mean()
+    s = a / temperature @ b.T
+    partner_in_row, partner_in_column = s.log_softmax(1).diagonal(), s.log_softmax(0).diagonal()
+    return -(partner_in_row + partner_in_column).mean() / 2
 
 
 class _ChunkedInfoNCE(torch.autograd.Function):

@@ -30,10 +30,10 @@ def _counts(similarity: Tensor, relevant: Tensor | None) -> tuple[Tensor, Tensor
                 "relevant: expected at least one relevant candidate per query, found a row of none"
             )
         best = similarity.masked_fill(~relevant, -torch.inf).amax(1, keepdim=True)
-    higher = (similarity > best).sum(1)
+    higher = (similarity > best).count_nonzero(1)
     tied = similarity == best
-    right = torch.ones_like(higher) if relevant is None else (tied & relevant).sum(1)
-    return higher, tied.sum(1), right
+    right = torch.ones_like(higher) if relevant is None else (tied & relevant).count_nonzero(1)
+    return higher, tied.count_nonzero(1), right
 
 
 def hits_at_k(

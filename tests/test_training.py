@@ -1,11 +1,14 @@
 """The training loop: what it keeps when it ends, is stopped, interrupted, resumed or fails."""
 
 import contextlib
+import io
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from mmtutor import training
 from mmtutor.training import History, train
@@ -209,3 +212,14 @@ def test_arithmetic_is_bfloat16_on_cuda_alone(monkeypatch):
     context = training.autocast()
     assert isinstance(context, torch.autocast)
     assert (context.device, context.fast_dtype) == ("cuda", torch.bfloat16)
+
+
+def test_the_progress_bar_shows_loss_score_steps_a_second_and_time_left(monkeypatch):
+    screen, model = io.StringIO(), small_model()
+    monkeypatch.setattr(training, "tqdm", partial(tqdm, file=screen, mininterval=0, miniters=1))
+    loss = regression(model)
+    history = train(model, loss, 20, rate=0.03, score=lambda: 0.25, every=10, progress=True)
+    line = screen.getvalue().split("\r")[15]
+    assert f"loss={history.loss[13]:.3f}" in line and "score=0.250" in line
+    assert "/20 [" in line and "step/s" in line and "<00:00" in line
+    assert screen.getvalue().split("\r")[-2].isspace()  # at the end it clears itself away
