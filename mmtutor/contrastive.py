@@ -5,6 +5,7 @@ is a function of all ``B x B`` similarities or distances. The gradients of the t
 chapter 06 and written out below, so that no loss keeps more ``B x B`` matrices than it needs.
 """
 
+import functools
 import math
 
 import torch
@@ -59,6 +60,23 @@ def cosine(a: Float[Tensor, "n dim"], b: Float[Tensor, "m dim"]) -> Float[Tensor
     return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
 
 
+def in_full_precision(loss):
+    """Compute a loss of ``a, b`` in float32 or better, inside of autocast too.
+
+    bfloat16 has three digits: too few for a sum of exponentials, or for a difference of near points.
+    """
+
+    @functools.wraps(loss)
+    def wrapped(a, b, *args, **kwargs):
+        half = (torch.bfloat16, torch.float16)
+        a, b = (z.float() if z.dtype in half else z for z in (a, b))
+        with torch.autocast(a.device.type, enabled=False):
+            return loss(a, b, *args, **kwargs)
+
+    return wrapped
+
+
+@in_full_precision
 def info_nce(
     a: Float[Tensor, "batch dim"],
     b: Float[Tensor, "batch dim"],
@@ -134,6 +152,7 @@ class _ChunkedInfoNCE(torch.autograd.Function):
         return grad_a * factor, grad_b * factor, None, None
 
 
+@in_full_precision
 def multi_positive_nce(
     a: Float[Tensor, "n dim"],
     b: Float[Tensor, "m dim"],
@@ -184,6 +203,7 @@ def multi_positive_nce(
     return (one_way(s, match) + one_way(s.T, match.T)) / 2
 
 
+@in_full_precision
 def margin_contrastive(
     a: Float[Tensor, "batch dim"],
     b: Float[Tensor, "batch dim"],
@@ -272,6 +292,7 @@ class _EuclideanMargin(torch.autograd.Function):
         return grad_a, grad_b, None, None, None, None
 
 
+@in_full_precision
 def sigmoid_contrastive(
     a: Float[Tensor, "batch dim"],
     b: Float[Tensor, "batch dim"],
@@ -308,6 +329,7 @@ def sigmoid_contrastive(
     return -F.logsigmoid(y * logits).sum() / len(a)
 
 
+@in_full_precision
 def alignment(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> Scalar:
     r"""Mean squared distance of true pairs, :math:`\frac1B\sum_i\lVert\hat a_i-\hat b_i\rVert^2`.
 

@@ -436,16 +436,25 @@ def test_cosine_agrees_with_pytorch():
 # Precision
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])
-def test_lower_precision_keeps_its_type_and_comes_close(dtype, tolerance):
-    a, b = pair(16, 32)
-    expected = losses(a, b)
-    low_a, low_b = learnt(a.to(dtype), b.to(dtype))
-    for name, loss in losses(low_a, low_b).items():
-        assert loss.dtype == dtype, name
-        assert loss.item() == pytest.approx(expected[name].item(), rel=tolerance, abs=tolerance), name
-        for gradient in torch.autograd.grad(loss, [low_a, low_b]):
-            assert gradient.dtype == dtype and torch.isfinite(gradient).all(), name
+def test_embeddings_of_lower_precision_have_a_loss_in_float32_and_gradients_of_their_own_type():
+    a, b = learnt(*pair(16, 32, dtype=torch.bfloat16))
+    expected = losses(a.double(), b.double())
+    for name, loss in losses(a, b).items():
+        assert loss.dtype == torch.float32, name
+        torch.testing.assert_close(loss.double(), expected[name], rtol=1e-5, atol=1e-5)
+        for gradient in torch.autograd.grad(loss, [a, b]):
+            assert gradient.dtype == torch.bfloat16 and torch.isfinite(gradient).all(), name
+
+
+def test_autocast_changes_no_loss_and_no_gradient():
+    a, b = learnt(*pair(16, 32, dtype=torch.float32))
+    outside = losses(a, b)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = losses(a, b)
+    for name, loss in inside.items():
+        assert torch.equal(loss, outside[name]), name
+        gradients = torch.autograd.grad(loss, [a, b]), torch.autograd.grad(outside[name], [a, b])
+        assert all(torch.equal(x, y) for x, y in zip(*gradients, strict=True)), name
 
 
 # Bad input

@@ -29,7 +29,9 @@ def tiny(monkeypatch):
     torch.set_num_threads(1)  # more only wait for each other here
 
     def set_size(steps: int, width: int = 4):
-        monkeypatch.setattr(recipe, "STEPS", {s: dict.fromkeys(("full", "live", "short"), steps) for s in ("cpu", "gpu")})
+        monkeypatch.setattr(
+            recipe, "STEPS", {s: dict.fromkeys(("full", "live", "short"), steps) for s in ("cpu", "gpu")}
+        )
         monkeypatch.setattr(recipe, "WIDTH", {"cpu": width, "gpu": width + 1})
 
     monkeypatch.setenv("MMTUTOR_SCALE", "cpu")
