@@ -50,7 +50,7 @@ test: chromium chapter book ## everything: unit tests, every chapter run afresh,
 check: $(READY) ## the quick part of the tests: lint and unit tests, under a minute
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
-	$(PYTHON) -m pytest -n 2 --dist loadfile --ignore tests/browser --ignore tests/test_book.py
+	$(PYTHON) -m pytest -n 2 --dist loadfile --ignore tests/browser --ignore tests/test_book.py --ignore tests/test_experiments.py
 
 lab: $(READY) ## open JupyterLab on the chapters
 	$(VENV)/bin/jupyter lab --notebook-dir=book

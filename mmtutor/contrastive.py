@@ -48,20 +48,8 @@ def check_match(match: Tensor, a: Tensor, b: Tensor) -> None:
         )
 
 
-def cosine(a: Float[Tensor, "n dim"], b: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
-    r"""Cosine similarity of all pairs, :math:`s_{ij}=\hat a_i^\top\hat b_j`, between -1 and 1.
-
-    A zero vector has similarity 0 to everything.
-
-    Example:
-        >>> cosine(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 3.0]]))
-        tensor([[1., 0.]])
-    """
-    return F.normalize(a, dim=-1) @ F.normalize(b, dim=-1).T
-
-
 def in_full_precision(loss):
-    """Compute a loss of ``a, b`` in float32 or better, inside of autocast too.
+    """Compute a function of ``a, b`` in float32 or better, inside of autocast too.
 
     bfloat16 has three digits: too few for a sum of exponentials, or for a difference of near points.
     """
@@ -74,6 +62,34 @@ def in_full_precision(loss):
             return loss(a, b, *args, **kwargs)
 
     return wrapped
+
+
+def unit(z: Float[Tensor, "n dim"]) -> Float[Tensor, "n dim"]:
+    r"""Scale each row to length one, :math:`\hat z=z/\lVert z\rVert`.
+
+    A zero row has no direction: it stays zero, with gradient zero. (PyTorch's ``normalize`` divides by
+    :math:`10^{-12}` there, in the gradient too.)
+
+    Example:
+        >>> unit(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
+    length = z.norm(dim=-1, keepdim=True)
+    return z / length.masked_fill(length == 0, math.inf)
+
+
+@in_full_precision
+def cosine(a: Float[Tensor, "n dim"], b: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+    r"""Cosine similarity of all pairs, :math:`s_{ij}=\hat a_i^\top\hat b_j`, between -1 and 1.
+
+    A zero vector has similarity 0 to everything.
+
+    Example:
+        >>> cosine(torch.tensor([[1.0, 0.0]]), torch.tensor([[2.0, 0.0], [0.0, 3.0]]))
+        tensor([[1., 0.]])
+    """
+    return unit(a) @ unit(b).T
 
 
 @in_full_precision
@@ -112,9 +128,11 @@ def info_nce(
     """
     check_pair(a, b)
     check_positive("temperature", temperature)
-    a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
+    a, b = unit(a), unit(b)
     if chunk_size is not None:
         check_positive("chunk_size", chunk_size)
+        if isinstance(temperature, Tensor) and temperature.requires_grad:
+            raise ValueError("temperature: expected a fixed number with chunk_size, found one that is learnt")
         return _ChunkedInfoNCE.apply(a, b, float(temperature), int(chunk_size))
     s = a / temperature @ b.T
     partner_in_row, partner_in_column = s.log_softmax(1).diagonal(), s.log_softmax(0).diagonal()
@@ -182,7 +200,7 @@ def multi_positive_nce(
 
     Example:
         >>> a, match = torch.eye(4), torch.eye(4, dtype=torch.bool)
-        >>> bool(torch.isclose(multi_positive_nce(a, a, match), info_nce(a, a)))
+        >>> bool(torch.isclose(multi_positive_nce(a, a, match, 1.0), info_nce(a, a, 1.0)))
         True
     """
     check_embeddings(a=a, b=b)
@@ -343,7 +361,7 @@ def alignment(a: Float[Tensor, "batch dim"], b: Float[Tensor, "batch dim"]) -> S
         0.0
     """
     check_pair(a, b)
-    return (F.normalize(a, dim=-1) - F.normalize(b, dim=-1)).square().sum(1).mean()
+    return (unit(a) - unit(b)).square().sum(1).mean()
 
 
 def uniformity(a: Float[Tensor, "batch dim"], t: float = 2.0) -> Scalar:

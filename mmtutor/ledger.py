@@ -167,9 +167,14 @@ class Ledger:
         }
 
     def merge(self, other: "Ledger") -> None:
-        """Add the runs of another ledger of the same recipe and scale; its runs replace those kept here."""
+        """Add the runs of another ledger of the same recipe and scale; its runs replace those kept here.
+
+        The seeds of a row are runs of one and the same code: those of another are dropped.
+        """
         for row, kept in other.rows.items():
-            seeds = {} if kept["deterministic"] else self.seeds(row)
+            codes = {entry.get("code") for entry in kept["seeds"].values()}
+            seeds = {seed: entry for seed, entry in self.seeds(row).items() if entry.get("code") in codes}
+            seeds = {} if kept["deterministic"] else seeds
             self.rows[row] = {**kept, "seeds": {**seeds, **kept["seeds"]}}
         self.environment = {**self.environment, **other.environment}
         self._groups |= other._groups

@@ -44,7 +44,7 @@ def hits_at_k(
     r"""For each query, the probability that its ``k`` best candidates hold a relevant one.
 
     It is 0 or 1 unless scores tie. Among :math:`t` candidates tied with the best relevant one, :math:`r` of
-    them relevant, with :math:`g` scoring higher, :math:`n=\min(k-g,t)` are drawn at random:
+    them relevant, with :math:`h` scoring higher, :math:`n=\min(k-h,t)` are drawn at random:
     :math:`1-\binom{t-r}{n}/\binom tn`, which is :math:`n/t` for :math:`r=1`.
 
     Args:
@@ -93,7 +93,7 @@ def median_rank(
 ) -> float:
     r"""Median over queries of the rank of the first relevant candidate; 1 is best.
 
-    Ties count by expectation, :math:`g+(t+1)/(r+1)`: a collapsed model has rank :math:`(N+1)/2`.
+    Ties count by expectation, :math:`h+(t+1)/(r+1)`: a collapsed model has rank :math:`(N+1)/2`.
 
     Example:
         >>> median_rank(torch.eye(5))
@@ -102,4 +102,4 @@ def median_rank(
         3.0
     """
     higher, tied, right = _counts(similarity, relevant)
-    return (higher + (tied + 1) / (right + 1)).median().item()
+    return (higher + (tied + 1) / (right + 1)).double().quantile(0.5).item()

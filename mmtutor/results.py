@@ -115,7 +115,7 @@ def compare(row_a: str, row_b: str, metric: str, ledger: Ledger | None = None) -
     """Print how much higher row a scores than row b, with a 95 % interval, and return it.
 
     The rows are compared seed by seed and item by item. Where no item outcomes were recorded, over seeds
-    only, and the line says so.
+    only, and the line says so. One seed of a row that depends on it decides nothing.
 
     Args:
         row_a: name of the first row.
@@ -156,7 +156,8 @@ def compare(row_a: str, row_b: str, metric: str, ledger: Ledger | None = None) -
             (differences.shape[1], "items") if groups is None else (len(np.unique(groups)), "groups")
         )
         over += f" × {items:,} {kind}"
-    if differences.size == 1:
+    repeated = len(pairs) > 1 or all(ledger.rows[row]["deterministic"] for row in (row_a, row_b))
+    if differences.size == 1 or not repeated:  # one seed says nothing about the next
         low, high, verdict, interval = math.nan, math.nan, "unresolved", ""
     else:
         low, high = bootstrap_interval(differences, groups)

@@ -66,7 +66,8 @@ def train(
         batch_loss: called with the step number, returns a scalar loss of ``model`` on some batch.
         steps: number of steps in all (a resumed run counts its earlier ones).
         rate: peak of the one-cycle learning rate.
-        weight_decay: AdamW's.
+        weight_decay: AdamW's, on matrices and filters only: pulling a bias, a gain or a learnt temperature
+            towards zero makes nothing simpler.
         clip: largest norm of the gradient.
         score: validation figure, larger is better; called in evaluation mode without gradients.
         patience: stop after this many judgements without a new best.
@@ -90,7 +91,9 @@ def train(
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, found {steps}")
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay)
+    matrices, vectors = ([p for p in parameters if (p.ndim > 1) == of_matrix] for of_matrix in (True, False))
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)
     history = resume or History()
     if resume:

@@ -312,6 +312,16 @@ def test_zero_vectors_have_no_direction_and_give_finite_losses():
         assert torch.isfinite(loss) and all(torch.isfinite(g).all() for g in gradients), name
 
 
+@pytest.mark.parametrize("loss", [info_nce, sigmoid_contrastive])
+def test_a_zero_row_gets_no_gradient_and_does_not_disturb_the_others(loss):
+    a, b = pair(6, 4, dtype=torch.float32)
+    a[2] = 0
+    a, b = learnt(a, b)
+    gradient, _ = torch.autograd.grad(loss(a, b), [a, b])
+    assert (gradient[2] == 0).all() and (gradient[[0, 1, 3, 4, 5]] != 0).any(1).all()
+    assert gradient.abs().max() < 100
+
+
 # Symmetries
 
 
@@ -458,6 +468,11 @@ def test_autocast_changes_no_loss_and_no_gradient():
 
 
 # Bad input
+
+
+def test_a_learnt_temperature_is_refused_where_it_would_get_no_gradient():
+    with pytest.raises(ValueError, match="temperature: expected a fixed number with chunk_size"):
+        info_nce(*pair(), torch.tensor(0.1, requires_grad=True), chunk_size=2)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -8,8 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmtutor.contrastive import cosine, multi_positive_nce
-from mmtutor.data import load_emoji, split
+from mmtutor.contrastive import cosine, info_nce, multi_positive_nce
+from mmtutor.data import held_out_style, load_emoji, split
 from mmtutor.experiments import contrastive as recipe
 from mmtutor.experiments import contrastive_baselines as baselines
 from mmtutor.metrics import recall_at_k
@@ -55,7 +55,7 @@ def test_every_row_returns_recall_and_rank_of_each_direction_with_each_items_out
         for k in (1, 10):
             assert figures.outcomes[f"{direction} R@{k}"].shape == (count,)
             assert figures.groups[f"{direction} R@{k}"].shape == (count,)
-    extra = {"temperature", "parameters"} if s.get("baseline") in (None, "untrained") else set()
+    extra = {"temperature", "parameters"} if "baseline" not in s else set()
     names = {f"{d} {m}" for d in DIRECTIONS[s["question"]] for m in ("R@1", "R@10", "median rank")}
     assert set(figures) == names | {"candidates"} | extra
 
@@ -109,7 +109,7 @@ def test_a_fixed_temperature_stays_and_a_learnt_one_moves(row):
 
 
 def test_small_losses_kept_drops_the_pairs_that_surprise_most_once_the_model_knows_something():
-    s = recipe.settings("short, 60 % wrong, small losses kept")
+    s = recipe.settings("short, 60 % wrong, small losses kept") | {"sift_from": 80}
     model, target = recipe.SharedSpace(width=4), torch.arange(10)
     z, names = torch.randn(10, 192), torch.randn(12, 192)
     match = target[:, None] == torch.arange(12)
@@ -123,6 +123,24 @@ def test_small_losses_kept_drops_the_pairs_that_surprise_most_once_the_model_kno
 # Nothing leaks
 
 
+def test_shuffled_pairs_are_refused_where_nothing_is_trained():
+    with pytest.raises(ValueError, match="shuffle_pairs: expected a row that is trained, found 'pixels'"):
+        recipe.run("pixels", 0, shuffle_pairs=True)
+
+
+def test_fewer_items_than_a_batch_are_refused():
+    with pytest.raises(ValueError, match="batches: expected at least 8 items for a batch, found 5"):
+        next(recipe.batches(5, 8, torch.Generator()))
+
+
+def test_among_32_is_the_mean_of_the_losses_of_groups_of_32():
+    model, target = recipe.SharedSpace(width=4), torch.arange(8)
+    z, names = torch.randn(8, 192), torch.randn(12, 192)
+    s = recipe.settings("short, InfoNCE among 32") | {"among": 4}
+    halves = [info_nce(z[part], names[target[part]], model.temperature) for part in (range(4), range(4, 8))]
+    torch.testing.assert_close(recipe.pair_loss(model, s, 0, z, target, names), sum(halves) / 2)
+
+
 @pytest.mark.parametrize("row", recipe.ROWS)
 def test_things_of_the_test_share_no_family_with_things_of_training_unless_the_row_leaks_on_purpose(row):
     s, family = recipe.settings(row), load_emoji().family
@@ -130,7 +148,7 @@ def test_things_of_the_test_share_no_family_with_things_of_training_unless_the_r
     if s["question"] == "style":
         assert list(learnt) == list(tested) == list(range(1562))
         styles = {load_emoji().styles[i] for i in recipe.training_styles(s)}
-        assert styles == {"twemoji", "fluent", "fluent3d"} | ({"blob"} if s["relatives"] else set())
+        assert styles == set(held_out_style(s["test"], s["relatives"])[0])
     else:
         assert not set(learnt) & set(tested)
         assert bool(set(family[learnt]) & set(family[tested])) == bool(s.get("leak"))
@@ -196,6 +214,10 @@ def above_chance(figures, direction: str, k: int) -> float:
     n = figures["candidates"]
     chance = k / n
     return (figures[f"{direction} R@{k}"] - chance) / math.sqrt(chance * (1 - chance) / n)
+
+
+def test_the_rows_of_the_control_are_the_control():
+    assert recipe.run("short, shuffled pairs", 0) == recipe.run("short", 0, shuffle_pairs=True)
 
 
 @pytest.mark.parametrize("row", ["short, English only", "classifier", "unseen things"])

@@ -146,3 +146,10 @@ def test_bad_input_is_named_with_what_was_expected(function):
 def test_k_must_be_at_least_one(k):
     with pytest.raises(ValueError, match=f"k: expected at least 1, found {k}"):
         recall_at_k(torch.eye(3), k)
+
+
+def test_the_median_rank_of_an_even_number_of_queries_lies_between_the_middle_two():
+    ranks = torch.tensor([1, 2, 5, 9])
+    similarity = -torch.arange(10.0).repeat(4, 1)  # candidate j has rank j + 1
+    relevant = ranks[:, None] == torch.arange(1, 11)
+    assert median_rank(similarity, relevant) == 3.5

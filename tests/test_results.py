@@ -83,6 +83,16 @@ def test_merging_replaces_runs_of_the_same_row_and_seed_and_keeps_the_rest():
     assert kept.groups("a", "1", "hit").tolist() == [0, 1, 2, 3]
 
 
+def test_merging_drops_the_runs_of_a_row_that_were_made_by_other_code():
+    kept, new = Ledger("toy", "cpu"), Ledger("toy", "cpu")
+    for seed, code in enumerate(["old", "old", "new"]):
+        kept.record("a", seed, Figures({"hit": seed}), code=code)
+    kept.record("b", 0, Figures({"hit": 7}), code="old")
+    new.record("a", 3, Figures({"hit": 3}), code="new")
+    kept.merge(new)
+    assert kept.values("a", "hit").tolist() == [2, 3] and kept.values("b", "hit").tolist() == [7]
+
+
 def test_what_was_never_run_is_no_error(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("MMTUTOR_RESULTS", str(tmp_path))
     ledger = recorded("nothing", "cpu")
@@ -229,6 +239,14 @@ def test_one_seed_without_outcomes_settles_nothing(capsys):
     assert "over 1 seed, without item outcomes: unresolved" in capsys.readouterr().out
 
 
+def test_one_seed_settles_nothing_unless_both_rows_are_deterministic(capsys):
+    ledger = ledger_with({"a": np.ones((1, 50)), "b": np.zeros((1, 50))})
+    assert compare("a", "b", "hit", ledger).verdict == "unresolved"
+    for row in "ab":
+        ledger.rows[row]["deterministic"] = True
+    assert compare("a", "b", "hit", ledger).verdict == "yes"
+
+
 def test_rows_scored_on_other_items_are_refused():
     ledger = ledger_with({"a": np.ones((2, 5)), "b": np.ones((2, 6))})
     with pytest.raises(ValueError, match=r"a and b, hit: expected the same items, found \[5, 6\] of them"):
@@ -253,6 +271,6 @@ def test_a_comparison_of_the_book_s_size_is_quick():
     ledger = ledger_with(
         {"a": rng.random((5, 1562)), "b": rng.random((5, 1562))}, rng.integers(0, 1398, 1562)
     )
-    start = time.perf_counter()
+    start = time.process_time()
     compare("a", "b", "hit", ledger)
-    assert time.perf_counter() - start < 1.0  # about 0.1 s alone; the machine may be busy
+    assert time.process_time() - start < 1.0  # about 0.1 s of the processor's time

@@ -152,6 +152,25 @@ def test_any_other_error_is_passed_on():
         run(model, regression(model, fail_at=3, error=ZeroDivisionError))
 
 
+def test_weight_decay_shrinks_matrices_and_leaves_vectors_alone():
+    model = small_model()
+    nn.init.ones_(model[0].bias)
+    before = weights(model)
+    train(
+        model,
+        lambda step: 0 * sum(p.sum() for p in model.parameters()),
+        20,
+        rate=0.1,
+        weight_decay=0.5,
+        progress=False,
+    )
+    after = weights(model)
+    assert (after["0.weight"].abs() < 0.9 * before["0.weight"].abs()).all()
+    assert torch.equal(after["0.bias"], before["0.bias"]) and torch.equal(
+        after["1.weight"], before["1.weight"]
+    )
+
+
 def test_weights_that_are_frozen_stay():
     model = small_model()
     model[0].requires_grad_(False)

@@ -63,7 +63,7 @@ class LinearCCA:
     its singular values, the correlations, weight them.
     """
 
-    def __init__(self, items: np.ndarray, styles: list[int], pixels_kept: int = 128, words_kept: int = 256):
+    def __init__(self, items: np.ndarray, styles: list[int], pixels_kept: int = 128, words_kept: int = 1000):
         emoji = load_emoji()
         drawn = [(s, i) for s in styles for i in items if emoji.present[s, i]]
         pictures = emoji.images[tuple(np.array(drawn).T)]
@@ -85,14 +85,10 @@ class LinearCCA:
         return F.normalize(torch.as_tensor(y).float(), dim=1)
 
 
-def fit(s: dict, seed: int, items: np.ndarray, styles: list[int]):
+def fit(s: dict, items: np.ndarray, styles: list[int]):
     """Return the baseline that a row asks for, fitted to the row's training things and styles."""
     if s["baseline"] == "pixels":
         return PixelsToFrames() if s["question"] == "animation" else NearestPixels(styles)
     if s["baseline"] == "cca":
-        return LinearCCA(items, styles)
-    if s["baseline"] == "untrained":
-        from .contrastive import SharedSpace
-
-        return SharedSpace().eval()
-    raise ValueError(f"baseline: expected 'pixels', 'cca' or 'untrained', found {s['baseline']!r}")
+        return LinearCCA(items, styles, words_kept=s["words"])
+    raise ValueError(f"baseline: expected 'pixels' or 'cca', found {s['baseline']!r}")

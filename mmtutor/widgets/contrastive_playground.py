@@ -48,7 +48,7 @@ class ContrastivePlayground(BookWidget):
     angles = traitlets.List(traitlets.Float()).tag(sync=True)
     temperature = traitlets.Float(0.07).tag(sync=True)
     margin = traitlets.Float(1.0).tag(sync=True)
-    squared = traitlets.Bool(False).tag(sync=True)
+    squared = traitlets.Bool(True).tag(sync=True)
     sprite = traitlets.Bytes().tag(sync=True)
     sprite_size = traitlets.Int(32).tag(sync=True)
     sprite_columns = traitlets.Int().tag(sync=True)
