@@ -146,7 +146,7 @@ def test_wrong_pairs_beyond_the_margin_are_not_pushed(show):
         "0%"
     }
     before = number(page.locator(".mmt-loss"))
-    page.get_by_label("squared").check()
+    page.get_by_label("squared").uncheck()
     assert number(page.locator(".mmt-loss")) != before
 
 
