@@ -30,10 +30,9 @@ def _counts(similarity: Tensor, relevant: Tensor | None) -> tuple[Tensor, Tensor
                 "relevant: expected at least one relevant candidate per query, found a row of none"
             )
         best = similarity.masked_fill(~relevant, -torch.inf).amax(1, keepdim=True)
-    higher = (similarity > best).count_nonzero(1)
-    tied = similarity == best
-    right = torch.ones_like(higher) if relevant is None else (tied & relevant).count_nonzero(1)
-    return higher, tied.count_nonzero(1), right
+    higher, tied = similarity > best, similarity == best
+    right = torch.ones_like(best, dtype=torch.bool) if relevant is None else tied & relevant
+    return tuple(mask.sum(1, dtype=torch.int32) for mask in (higher, tied, right))  # faster than int64
 
 
 def hits_at_k(

@@ -91,7 +91,8 @@ def train(
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, found {steps}")
     parameters = [p for p in model.parameters() if p.requires_grad]
-    matrices, vectors = ([p for p in parameters if (p.ndim > 1) == of_matrix] for of_matrix in (True, False))
+    matrices = [p for p in parameters if p.ndim > 1]
+    vectors = [p for p in parameters if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimiser = torch.optim.AdamW(groups, lr=rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps)

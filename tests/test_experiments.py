@@ -123,9 +123,10 @@ def test_small_losses_kept_drops_the_pairs_that_surprise_most_once_the_model_kno
 # Nothing leaks
 
 
-def test_shuffled_pairs_are_refused_where_nothing_is_trained():
-    with pytest.raises(ValueError, match="shuffle_pairs: expected a row that is trained, found 'pixels'"):
-        recipe.run("pixels", 0, shuffle_pairs=True)
+@pytest.mark.parametrize("row", ["pixels", "untrained"])
+def test_shuffled_pairs_are_refused_where_nothing_is_trained(row):
+    with pytest.raises(ValueError, match=f"shuffle_pairs: expected a row that is trained, found '{row}'"):
+        recipe.run(row, 0, shuffle_pairs=True)
 
 
 def test_fewer_items_than_a_batch_are_refused():

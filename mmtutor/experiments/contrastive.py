@@ -205,13 +205,13 @@ def fit(
         progress: show a progress bar.
 
     Raises:
-        ValueError: for an unknown row.
+        ValueError: for an unknown row, or pairs shuffled where nothing is trained.
     """
     s, scale = settings(row), scale or runtime.scale()
     generator = runtime.seed_everything(seed)
+    if shuffle_pairs and (s.get("baseline") or s.get("untrained")):
+        raise ValueError(f"shuffle_pairs: expected a row that is trained, found {row!r}")
     if s.get("baseline"):
-        if shuffle_pairs:
-            raise ValueError(f"shuffle_pairs: expected a row that is trained, found {row!r}")
         return baselines.fit(s, training_items(s), training_styles(s))
     model = SharedSpace(WIDTH[scale], s.get("temperature"), s.get("dropout", 0.0), s["loss"] != "dot")
     model = model.to(runtime.device())

@@ -12,6 +12,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.pipeline import make_pipeline
 from torch import Tensor
 
+from mmtutor.contrastive import unit
 from mmtutor.data import load_emoji
 from mmtutor.encoders import pixels, text_features
 
@@ -19,7 +20,7 @@ from mmtutor.encoders import pixels, text_features
 def small_centred(images) -> Tensor:
     """Shrink pictures to 16 x 16, subtract each one's mean colour, make unit vectors: ``(N, 768)``."""
     x = F.avg_pool2d(pixels(images), 2)
-    return F.normalize((x - x.mean((2, 3), keepdim=True)).flatten(1), dim=1)
+    return unit((x - x.mean((2, 3), keepdim=True)).flatten(1))
 
 
 class NearestPixels:
@@ -51,9 +52,7 @@ class PixelsToFrames:
         return small_centred(images)
 
     def encode_videos(self, videos) -> Tensor:
-        return F.normalize(
-            torch.stack([small_centred(frames).mean(0) for frames in np.asarray(videos)]), dim=1
-        )
+        return unit(torch.stack([small_centred(frames).mean(0) for frames in np.asarray(videos)]))
 
 
 class LinearCCA:
@@ -78,11 +77,11 @@ class LinearCCA:
 
     def encode_images(self, images) -> Tensor:
         x = self.pca.transform(small_centred(images).numpy()) @ self.u
-        return F.normalize(torch.as_tensor(x).float(), dim=1)
+        return unit(torch.as_tensor(x).float())
 
     def encode_texts(self, texts: list[str]) -> Tensor:
         y = self.svd.transform(self.words.transform(texts)) @ self.v
-        return F.normalize(torch.as_tensor(y).float(), dim=1)
+        return unit(torch.as_tensor(y).float())
 
 
 def fit(s: dict, items: np.ndarray, styles: list[int]):

@@ -10,7 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 FLAGS = [
     "--headless",
@@ -104,6 +104,10 @@ PLAIN_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>widg
 <meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">
 <style>@media (prefers-color-scheme: dark) {{ html {{ background: #121212; color: #ced6dd }} }}</style>
 <main><h1>Widgets</h1>{}</main></html>"""
+INK = """canvas => { const {width, height} = canvas;
+  const copy = new OffscreenCanvas(width, height).getContext('2d');
+  copy.drawImage(canvas, 0, 0);
+  return copy.getImageData(0, 0, width, height).data.filter((x, i) => i % 4 === 3 && x > 0).length; }"""
 DRAWN = """document.querySelector('.mmt-try')
   && [...document.querySelectorAll('.mmt-stage canvas')].every(canvas => canvas.style.height)"""
 
@@ -122,6 +126,18 @@ def publish(serve, tmp_path_factory) -> Callable[[dict], str]:
         return serve(folder)
 
     return pages
+
+
+@pytest.fixture(scope="module")
+def address(widgets, publish) -> str:
+    """Where the module's ``widgets`` are served."""
+    return publish(widgets)
+
+
+@pytest.fixture(scope="session")
+def ink() -> Callable[[Locator], int]:
+    """Count the pixels of a canvas that are drawn on."""
+    return lambda canvas: canvas.evaluate(INK)
 
 
 @pytest.fixture

@@ -8,10 +8,6 @@ from mmtutor.data import load_emoji
 from mmtutor.widgets import EmbeddingExplorer
 
 THINGS, CHECKPOINTS = 24, 3
-INK = """canvas => { const {width, height} = canvas;
-  const copy = new OffscreenCanvas(width, height).getContext('2d');
-  copy.drawImage(canvas, 0, 0);
-  return copy.getImageData(0, 0, width, height).data.filter((x, i) => i % 4 === 3 && x > 0).length; }"""
 
 
 @pytest.fixture(scope="module")
@@ -27,11 +23,6 @@ def widgets():
         checkpoints, emoji.images[0, :THINGS], emoji.names[:THINGS], groups, ["even", "odd"], [0, 50, 100]
     )
     return {"explorer": explorer}
-
-
-@pytest.fixture(scope="module")
-def address(widgets, publish):
-    return publish(widgets)
 
 
 def picture_of(page):
@@ -101,16 +92,16 @@ def test_map_answers_mouse_and_keyboard(show, widgets):
     assert held.inner_text() == widget.names[5]
 
 
-def test_filters_leave_less_on_the_map(show):
+def test_filters_leave_less_on_the_map(show, ink):
     page = show("explorer")
     canvas = page.locator(".mmt-stage canvas")
     canvas.focus()
     page.keyboard.press("Escape")
-    everything = canvas.evaluate(INK)
+    everything = ink(canvas)
     page.get_by_label("words").uncheck()
-    without_words = canvas.evaluate(INK)
+    without_words = ink(canvas)
     page.get_by_label("show").select_option("even")
-    assert everything > without_words > canvas.evaluate(INK) > 0
+    assert everything > without_words > ink(canvas) > 0
 
 
 def test_map_follows_the_theme_while_open(show):

@@ -15,11 +15,6 @@ def widgets():
     return {"info_nce": ContrastivePlayground(), "margin": ContrastivePlayground("margin")}
 
 
-@pytest.fixture(scope="module")
-def address(widgets, publish):
-    return publish(widgets)
-
-
 def angles(seed, count=4):
     return (
         torch.rand(2, count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * 2 * math.pi

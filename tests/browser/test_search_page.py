@@ -23,11 +23,6 @@ def widgets():
     return {"search": SearchBox(encoder, encoder(names), emoji.images[0, :200], names, ["red apple", "苹果"])}
 
 
-@pytest.fixture(scope="module")
-def address(widgets, publish):
-    return publish(widgets)
-
-
 def test_features_and_hashes_equal_python_s(show, address):
     texts = [*TEXTS, "İstanbul", "½ ﬁne", "Ⅷ", "a_b", "猫cat狗", "𠀀", "ÅÖ"]
     found = show("search").evaluate(

@@ -16,10 +16,6 @@ DRAWN = {
     "margin": ".mmt-point",
     "search": ".mmt-results li",
 }
-INK = """canvas => { const {width, height} = canvas;
-  const copy = new OffscreenCanvas(width, height).getContext('2d');
-  copy.drawImage(canvas, 0, 0);
-  return copy.getImageData(0, 0, width, height).data.filter((x, i) => i % 4 === 3 && x > 0).length; }"""
 
 
 @pytest.fixture(scope="module")
@@ -36,19 +32,14 @@ def widgets():
     }
 
 
-@pytest.fixture(scope="module")
-def address(widgets, publish):
-    return publish(widgets)
-
-
 @pytest.mark.parametrize("name", DRAWN)
-def test_draws_without_kernel_error_or_network(show, name):
+def test_draws_without_kernel_error_or_network(show, ink, name):
     page = show(name)
     assert page.locator(DRAWN[name]).count() > 0
     assert page.locator(".mmt-fallback").count() == 0
     assert "?" in page.locator(".mmt-try em").inner_text()  # each asks one question
     for canvas in page.locator("canvas:visible").all():
-        assert canvas.evaluate(INK) > 50
+        assert ink(canvas) > 50
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
