@@ -99,13 +99,16 @@ class Ledger:
         return float(values.mean()) if len(values) else math.nan
 
     def text(self, row: str, metric: str, digits: int = 3) -> str:
-        """Return mean ± standard deviation over the seeds, for example ``.594 ± .012``, or "not run"."""
+        """Return mean ± standard deviation over the seeds, for example ``.594 ± .012``, or "not run".
+
+        One run, or runs that all agree, give the mean alone.
+        """
         values = self.values(row, metric)
         if not len(values):
             return NOT_RUN
         places = decimals(values.mean(), digits)
         mean = number_text(values.mean(), places)
-        return mean if len(values) == 1 else f"{mean} ± {number_text(values.std(ddof=1), places)}"
+        return mean if np.ptp(values) == 0 else f"{mean} ± {number_text(values.std(ddof=1), places)}"
 
     def table(
         self,
@@ -133,7 +136,7 @@ class Ledger:
         counts = {row: self.n_seeds(row) for row in rows if self.n_seeds(row) > 1}
         numbers = sorted(set(counts.values()))
         seeds = f" over {' or '.join(map(str, numbers))} seeds" if numbers else ""
-        caption = f"Mean ± standard deviation{seeds}; without ±: one run; scale: {self.scale}."
+        caption = f"Mean ± standard deviation{seeds}; without ±: one run, or no spread; scale: {self.scale}."
         return Table(["", *headings.values()], cells, caption)
 
     def outcomes(self, row: str, seed: str, metric: str) -> np.ndarray | None:

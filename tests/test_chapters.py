@@ -160,12 +160,13 @@ def test_an_answer_is_checked_like_a_function():
     [
         (code("claim('a', True)"), "expected tag nbval-check-output"),
         (code("mmtutor.compare('a', 'b', 'c')"), "expected tag nbval-check-output"),
+        (code("predict('a', ['b', 'c'], 'b')"), "expected tag hide-input"),
         (code(STUB, "exercise:double"), "expected tag nbval-skip"),
         (code("claim('a', True)", "nbval-check-output", html="<p>"), "beside a picture"),
         (new_code_cell("1 + 1"), "was not executed"),
     ],
 )
-def test_a_cell_that_nbval_would_misread_is_found(cell, problem):
+def test_a_cell_without_the_tag_it_needs_is_found(cell, problem):
     problems = chapters.tag_problems(chapter(cell))
     assert len(problems) == 1 and problem in problems[0]
 

@@ -66,6 +66,15 @@ def test_a_stale_chapter_is_run_once_and_is_then_fresh(book, monkeypatch, capsys
     assert execute.is_stale(nb, "cpu")
 
 
+def test_a_guess_is_folded_on_the_page_and_in_jupyterlab_lest_its_source_tell(book, monkeypatch):
+    asks = new_code_cell("def predict(question): ...\n\npredict('Which?')")
+    write(book, new_notebook(cells=[new_code_cell("# predict"), asks]))
+    run(monkeypatch)
+    plain, folded = read(book).cells
+    assert "tags" not in plain.metadata and "jupyter" not in plain.metadata
+    assert folded.metadata.tags == ["hide-input"] and folded.metadata.jupyter.source_hidden
+
+
 def test_at_another_scale_the_chapter_notes_the_time_and_keeps_its_outputs(book, monkeypatch):
     run(monkeypatch, "--scale", "gpu")
     nb = read(book)

@@ -131,6 +131,11 @@ def test_a_table_puts_the_baseline_first_and_shows_the_spread():
     assert '<th scope="row">ours</th><td>.600 ± .141</td>' in table._repr_html_()
 
 
+def test_runs_that_all_agree_show_no_spread():
+    ledger = ledger_with({"model": np.array([[0.5], [0.5]])})
+    assert ledger.text("model", "hits") == ".500"
+
+
 @pytest.mark.parametrize(
     ("value", "text"), [(0.5942, ".594"), (12.43, "12.4"), (1.5, "1.50"), (-0.25, "−.250"), (431, "431")]
 )

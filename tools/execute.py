@@ -29,6 +29,7 @@ from tools.stamp import ROOT, chapter_stamp
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 COMPARED = ("claim", "compare")  # calls that print a line which is the same on every run
+FOLDED = "hide-input"  # a cell whose source unfolds on demand
 LONG_DATA = re.compile(r"[A-Za-z0-9+/=_-]{80,}")  # base64, in which anything may turn up by chance
 PROGRESS = re.compile(r"\d+%\|")
 PROBLEMS = {
@@ -72,10 +73,12 @@ def called_names(source: str) -> set[str]:
 
 
 def expected_tags(cell) -> set[str]:
-    """Return the tags by which nbval knows what to skip and which lines to compare."""
+    """Return the tags by which nbval knows what to skip and compare, and the page what to fold."""
     if is_exercise(cell):
         return {"nbval-skip"}
-    return {"nbval-check-output"} if called_names(cell.source) & set(COMPARED) else set()
+    called = called_names(cell.source)
+    wanted = {"nbval-check-output"} if called & set(COMPARED) else set()
+    return wanted | ({FOLDED} if "predict" in called else set())  # its source gives the answer away
 
 
 def stamp_of(nb, scale: str) -> str:
@@ -124,6 +127,8 @@ def clean(nb) -> None:
         cell.execution_count = count
         if wanted := expected_tags(cell):
             cell.metadata["tags"] = sorted({*tags(cell), *wanted})
+        if FOLDED in tags(cell):  # in JupyterLab too
+            cell.metadata["jupyter"] = {"source_hidden": True}
         shown = [output for output in cell.outputs if not is_progress_bar(output)]
         cell.outputs = [] if is_exercise(cell) else merge_streams(shown)
         for output in cell.outputs:
