@@ -133,7 +133,7 @@ def test_a_table_puts_the_baseline_first_and_shows_the_spread():
 
 def test_runs_that_all_agree_show_no_spread():
     ledger = ledger_with({"model": np.array([[0.5], [0.5]])})
-    assert ledger.text("model", "hits") == ".500"
+    assert ledger.text("model", "hit") == ".500"
 
 
 @pytest.mark.parametrize(
