@@ -4,7 +4,8 @@
     .venv/bin/python -m tools.build_data                                compare only
     .venv/bin/python -m tools.build_data emoji_text.jsonl --write       replace one file where it differs
 
-It runs in the book's own environment, which `make book` sets up. The first run fetches about 750 MB; all of it takes some minutes on two cores.
+It runs in the book's own environment, which `make book` sets up. The first run fetches about 750 MB;
+all of it takes some minutes on two cores.
 """
 
 import argparse
