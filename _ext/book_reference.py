@@ -36,19 +36,30 @@ def entry(module: str, definition) -> str:
     )
 
 
+def modules(package: Path) -> dict[str, ast.Module]:
+    """Return the syntax tree of each module of a package by its dotted name, private ones left out."""
+    found = {}
+    for path in sorted(package.rglob("*.py")):
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        parts = [part for part in parts if part != "__init__"]
+        if not any(part.startswith("_") for part in parts):
+            found[".".join(parts)] = ast.parse(path.read_text(encoding="utf-8"))
+    return found
+
+
+def public_names(package: Path) -> set[str]:
+    """Return the dotted name of every function and class that the reference lists."""
+    listed = ((module, public(tree)) for module, tree in modules(package).items())
+    return {f"{module}.{definition.name}" for module, definitions in listed for definition in definitions}
+
+
 class Reference(SphinxDirective):
     """List every public function and class of the package, module by module."""
 
     def run(self):
-        package = Path(self.env.srcdir) / "mmtutor"
+        self.env.note_reread()  # a module may have come since
         sections = []
-        for path in sorted(package.rglob("*.py")):
-            self.env.note_dependency(str(path))
-            parts = path.relative_to(package.parent).with_suffix("").parts
-            module = ".".join(part for part in parts if part != "__init__")
-            if any(part.startswith("_") and part != "__init__" for part in parts):
-                continue
-            tree = ast.parse(path.read_text(encoding="utf-8"))
+        for module, tree in modules(Path(self.env.srcdir) / "mmtutor").items():
             entries = "".join(entry(module, definition) for definition in public(tree))
             if entries:
                 section = nodes.section(ids=[nodes.make_id(module)], names=[module])

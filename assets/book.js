@@ -18,6 +18,14 @@ document.addEventListener("DOMContentLoaded", () => {
     block.tabIndex = 0;
   }
 
+  // A link to an entry of the reference unfolds it.
+  const unfold = () => {
+    const entry = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (entry?.matches("details.mm-entry")) entry.open = true;
+  };
+  addEventListener("hashchange", unfold);
+  unfold();
+
   // A line that begins with a check mark is a claim that held.
   for (const output of document.querySelectorAll(".cell_output .output.stream")) {
     if (output.textContent.trim().startsWith("✓")) output.classList.add("mm-claims");

@@ -23,7 +23,7 @@ class Space:
 
     Attributes:
         name: for example ``"pictures"``.
-        shape: the shape of one element, without the batch.
+        shape: the shape of one element, without the batch; None for what is no tensor, such as texts.
 
     Example:
         >>> print(Space("pictures", (3, 32, 32)))
@@ -31,14 +31,14 @@ class Space:
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
-        return f"{self.name} {self.shape}"
+        return self.name if self.shape is None else f"{self.name} {self.shape}"
 
     def check(self, x: Tensor, what: str) -> None:
         """Raise a ``ValueError``, saying ``what`` was looked at, unless ``x`` is a batch of elements."""
-        if tuple(x.shape[1:]) != self.shape:
+        if self.shape is not None and tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"{what}: expected a batch from {self}, found shape {tuple(x.shape)}")
 
 

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 from statistics import median
 
 import nbformat
+from book_concepts import equation_labels, prose
 
 from tools.execute import called_names, expected_tags, output_texts, tags
 
@@ -14,8 +15,6 @@ FEWEST_EXERCISES = 6
 LARGEST_FILE = 1_500_000
 SHORTEST_ALT = 20
 
-# An equation is labelled in one of two ways: a math directive with :label:, or $$ ... $$ (label)
-EQUATION = re.compile(r"^[`:]{3,}\{math\}.*\n(?::\w+:.*\n)*?:label:\s*(\S+)|\$\$\s*\(([\w:-]+)\)\s*$", re.M)
 EXERCISE = re.compile(r"^(?:[`:]{3,}\{exercise(?:-start)?\}|#{2,5}\s+Exercise\b)", re.M)
 MINUTES = re.compile(r"\d+\s*min", re.I)
 FENCE = re.compile(r"^\s*(`{3,}|~{3,}|:{3,})(\{[\w-]+\})?")
@@ -27,11 +26,6 @@ DECIMAL = re.compile(r"(?<![\w.])[+−-]?\d*\.\d+(?!\.?\w)")
 def code_cells(nb) -> list:
     """Return the code cells."""
     return [cell for cell in nb.cells if cell.cell_type == "code"]
-
-
-def prose(nb) -> str:
-    """Return the text of all Markdown cells."""
-    return "\n\n".join(cell.source for cell in nb.cells if cell.cell_type == "markdown")
 
 
 def without_code(text: str) -> str:
@@ -51,7 +45,7 @@ def without_code(text: str) -> str:
 
 def equation_problems(nb) -> list[str]:
     """Every labelled equation, definitions apart, has a cell tagged ``check:<label>`` that makes a claim."""
-    labels = {label for groups in EQUATION.findall(prose(nb)) for label in groups if label}
+    labels = equation_labels(nb)
     checks: dict[str, list] = {}
     for cell in code_cells(nb):
         for tag in tags(cell):

@@ -1,8 +1,17 @@
 """Interactive figures: alive in Jupyter and Colab, and without a kernel on the built site."""
 
+from .augmentation_lab import AugmentationLab
 from .base import BookWidget
 from .contrastive_playground import ContrastivePlayground
 from .embedding_explorer import EmbeddingExplorer
+from .maps_walk import MapsWalk
 from .search_box import SearchBox
 
-__all__ = ["BookWidget", "ContrastivePlayground", "EmbeddingExplorer", "SearchBox"]
+__all__ = [
+    "AugmentationLab",
+    "BookWidget",
+    "ContrastivePlayground",
+    "EmbeddingExplorer",
+    "MapsWalk",
+    "SearchBox",
+]
