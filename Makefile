@@ -15,10 +15,10 @@ FOUND_PYTHON = $(shell for name in python3 python3.13 python3.12 python3.11 pyth
 CHROMIUM ?= $(firstword $(foreach name,chromium chromium-browser google-chrome,$(shell command -v $(name))))
 export CHROMIUM
 
-# CHAPTER=06 narrows the tests to book/06_<name>.ipynb, its page, tests/test_<name>.py and the examples in mmtutor/<name>.py
+# CHAPTER=06 narrows the tests to book/06_<name>.ipynb, its page, tests/test_<name>.py, tests/test_experiments_<name>.py and the examples in mmtutor/<name>.py
 CHAPTER_FILE = $(firstword $(wildcard book/$(CHAPTER)_*.ipynb))
 CHAPTER_NAME = $(patsubst book/$(CHAPTER)_%.ipynb,%,$(CHAPTER_FILE))
-TESTS = $(if $(CHAPTER),$(wildcard tests/test_$(CHAPTER_NAME).py mmtutor/$(CHAPTER_NAME).py) tests/test_book.py tests/browser/test_site.py)
+TESTS = $(if $(CHAPTER),$(wildcard tests/test_$(CHAPTER_NAME).py tests/test_experiments_$(CHAPTER_NAME).py mmtutor/$(CHAPTER_NAME).py) tests/test_book.py tests/browser/test_site.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup book test check lab execute results bench clean chapter chromium
@@ -50,7 +50,7 @@ test: chromium chapter book ## everything: unit tests, every chapter run afresh,
 check: $(READY) ## the quick part of the tests: lint and unit tests, under a minute
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
-	$(PYTHON) -m pytest -n 2 --dist loadfile --ignore tests/browser --ignore tests/test_book.py --ignore tests/test_experiments.py
+	$(PYTHON) -m pytest -n 2 --dist loadfile --ignore tests/browser --ignore tests/test_book.py --ignore-glob "tests/test_experiments_*.py"
 
 lab: $(READY) ## open JupyterLab on the chapters
 	$(VENV)/bin/jupyter lab --notebook-dir=book
