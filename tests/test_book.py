@@ -51,6 +51,10 @@ def installed(tmp_path_factory) -> Path:
 def run_python(installed: Path, cwd: Path, scale: str, *arguments: str) -> subprocess.CompletedProcess:
     """Run Python away from the repository, with the installed wheel first and the network off."""
     setting = {**os.environ, "PYTHONPATH": str(installed), "MMTUTOR_SCALE": scale}
+    setting |= {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OPENBLAS_NUM_THREADS": "1",
+    }  # the machine is shared with other tests
     setting["TQDM_MININTERVAL"] = "5"  # nbval reads after the cell; thousands of waiting bar updates are lost
     setting = {
         key: value for key, value in setting.items() if not key.startswith(("MMTUTOR_RESULTS", "PYTEST_"))
