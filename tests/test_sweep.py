@@ -115,6 +115,14 @@ def test_a_sweep_repeats_only_what_changed_and_drops_rows_that_are_gone(started,
     assert set(ledger.rows) == {"a", "c"} and ledger.n_seeds("a") == 2
 
 
+def test_a_recipe_may_ask_for_more_seeds_of_a_row(started, monkeypatch):
+    use_rows(monkeypatch, {"a": {}, "b": {}})
+    sys.modules["mmtutor.experiments.toy"].MORE_SEEDS = {"b": sweep.SEEDS + 1}
+    sweep.sweep("toy", [], "cpu", jobs=1)
+    assert started.count(("b", sweep.SEEDS)) == 1 and ("a", sweep.SEEDS) not in started
+    assert ("a", sweep.SEEDS - 1) in started
+
+
 def test_a_sweep_that_is_stopped_keeps_what_was_finished(started, monkeypatch, tmp_path):
     use_rows(monkeypatch, {"a": {}})
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C

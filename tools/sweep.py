@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def recipes() -> list[str]:
 
 
 def due_runs(
-    name: str, rows: dict[str, dict], ledger: Ledger, seeds: int = SEEDS
+    name: str, rows: dict[str, dict], ledger: Ledger, seeds: int = SEEDS, more: Mapping[str, int] = {}
 ) -> list[tuple[str, int, str]]:
     """Return row, seed and stamp of each run that is missing or stale, all rows of one seed before the next.
 
@@ -61,13 +62,16 @@ def due_runs(
         rows: settings by row; ``"deterministic": True`` among them means that seed 0 stands for all.
         ledger: what was recorded so far.
         seeds: how many seeds a row has.
+        more: rows that have another number of them.
     """
     stamps = run_stamps(name, rows)
+    wanted = {row: more.get(row, seeds) for row in rows}
     return [
         (row, seed, stamps[row])
-        for seed in range(seeds)
+        for seed in range(max(wanted.values(), default=0))
         for row, settings in rows.items()
-        if not (seed and settings.get("deterministic"))
+        if seed < wanted[row]
+        and not (seed and settings.get("deterministic"))
         and ledger.seeds(row).get(str(seed), {}).get("code") != stamps[row]
     ]
 
@@ -123,14 +127,15 @@ def start_run(name: str, row: str, seed: int, stamp: str, scale: str, folder: Pa
     return Ledger.load(path, name, scale)
 
 
-def sweep(name: str, wanted_rows: list[str], scale: str, jobs: int, seeds: int = SEEDS) -> int:
+def sweep(name: str, wanted_rows: list[str], scale: str, jobs: int, seeds: int | None = None) -> int:
     """Bring a recipe's ledger up to date; return how many runs failed."""
-    rows = importlib.import_module(f"mmtutor.experiments.{name}").ROWS
+    recipe = importlib.import_module(f"mmtutor.experiments.{name}")
+    rows, more = recipe.ROWS, {} if seeds else getattr(recipe, "MORE_SEEDS", {})
     if unknown := [row for row in wanted_rows if row not in rows]:
         raise SystemExit(f"rows {unknown}: expected some of {list(rows)}")
     path = ledger_path(name, scale)
     chosen = {row: rows[row] for row in wanted_rows or rows}
-    due = due_runs(name, chosen, Ledger.load(path, name, scale), seeds)
+    due = due_runs(name, chosen, Ledger.load(path, name, scale), seeds or SEEDS, more)
     print(f"{name}, {scale}: {len(due)} runs due, {len(chosen)} rows, {jobs} at a time")
     failures, threads = [], max(1, int(environment()["cores"]) // jobs)
     with (
@@ -175,7 +180,7 @@ def main() -> None:
         "--rows", default=os.environ.get("ROWS", ""), help="names, separated by semicolons; default: all"
     )
     parser.add_argument("--jobs", type=int, default=int(os.environ.get("JOBS") or 1), help="runs at a time")
-    parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--seeds", type=int, help=f"for each row; default: {SEEDS}, or what the recipe says")
     options = parser.parse_args()
     names = [recipe_name(options.chapter)] if options.chapter else recipes()
     rows = [row.strip() for row in options.rows.split(";") if row.strip()]

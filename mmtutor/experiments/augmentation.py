@@ -126,6 +126,9 @@ ROWS = {  # "best together": of two to four combinations of what helped alone, t
     "motion, affine and quarter turn": dict(task="motion", changes=("affine", "quarter turn")),
     "motion, best together": dict(task="motion", changes=("mirror", "affine")),
 }
+MORE_SEEDS = {
+    motion_row: 10 for motion_row in ROWS if motion_row.startswith("motion, ")
+}  # its test has 106 clips only
 
 
 def settings(row: str) -> dict:
