@@ -191,6 +191,11 @@ class MultiTask(nn.Module):
 
     Raises:
         ValueError: without any task.
+
+    Example:
+        >>> model = HardSharing(nn.Linear(5, 4), {"digit": Head(4, 10), "odd": Head(4, 2)})
+        >>> isinstance(model, MultiTask), model.features(torch.zeros(3, 5))["odd"].shape
+        (True, torch.Size([3, 4]))
     """
 
     def __init__(self, heads: dict[str, Head]):
@@ -408,6 +413,13 @@ class SoftSharing(MultiTask):
 
         Source:
             Parikh and Boyd (2014), for proximal steps.
+
+        Example:
+            >>> model = SoftSharing(nn.Linear(5, 4), {"digit": Head(4, 10), "odd": Head(4, 2)}, math.inf)
+            >>> _ = nn.init.zeros_(model.trunks["odd"].weight)
+            >>> model.pull_together(rate=0.1)
+            >>> weight_distance(*model.trunks.values())
+            0.0
         """
         if not rate > 0:
             raise ValueError(f"rate: expected a positive number, found {rate}")
@@ -442,8 +454,8 @@ class CrossStitchUnit(nn.Module):
         a stage share one, which can be read at a glance.
 
     Example:
-        >>> CrossStitchUnit(2, own=0.75)(torch.tensor([[[4.0]], [[0.0]]])).flatten()
-        tensor([3., 1.], grad_fn=<ViewBackward0>)
+        >>> CrossStitchUnit(2, own=0.75)(torch.tensor([[[4.0]], [[0.0]]])).flatten().tolist()
+        [3.0, 1.0]
     """
 
     def __init__(self, tasks: int, own: float = 1.0):
@@ -571,14 +583,14 @@ def multi_task_gain(
 ) -> float:
     r"""Mean relative gain over a model for each task alone; 0.05 is five per cent better on average.
 
-    .. math:: \Delta_m=\frac1T\sum_t(-1)^{l_t}\,\frac{m_t-b_t}{b_t}
+    .. math:: \Delta_m=\frac1T\sum_t(-1)^{l_t}\,\frac{r_t-r^0_t}{r^0_t}
 
     with :math:`l_t=1` where a lower figure is better. A mean may hide that one task pays for the others:
     look at the terms too.
 
     Args:
-        scores: :math:`m_t`, figure of each task in the model of many tasks.
-        baseline: :math:`b_t>0`, figure of the model for that task alone.
+        scores: :math:`r_t`, figure of each task in the model of many tasks.
+        baseline: :math:`r^0_t>0`, figure of the model for that task alone.
         lower_is_better: tasks whose figure is an error.
 
     Raises:

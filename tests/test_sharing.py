@@ -384,6 +384,11 @@ def test_modules_of_different_structure_are_refused_naming_the_weight(other, mes
         soft_sharing_penalty([nn.Linear(6, 4), nn.Linear(6, 4), other])
 
 
+def test_a_weight_that_only_a_later_module_has_is_named_too():
+    with pytest.raises(ValueError, match=r"weight bias of shape none in the first and \(4,\) in number 2"):
+        weight_distance(nn.Linear(6, 4, bias=False), nn.Linear(6, 4))
+
+
 @pytest.mark.parametrize("modules", [[], [nn.Flatten(), nn.Flatten()]])
 def test_a_penalty_on_no_weights_is_refused(modules):
     with pytest.raises(ValueError, match="modules: expected some with weights"):

@@ -18,7 +18,7 @@ class Digits:
     Attributes:
         views: six (2000, d) float32 read-only arrays: ``fourier`` 76 Fourier coefficients of the outline,
             ``profile`` 216 profile correlations, ``karhunen`` 64 Karhunen-Loève coefficients, ``pixels`` 240
-            averages (15 rows of 16, 0 … 6), ``zernike`` 47 Zernike moments, ``morphological`` 6 features.
+            averages (16 rows of 15, 0 … 6), ``zernike`` 47 Zernike moments, ``morphological`` 6 features.
         labels: (2000,) int64, the digit, 0 … 9.
     """
 
