@@ -107,6 +107,9 @@ ROWS = {  # "best together": of two to four combinations of what helped alone, t
     "style, half the steps, none": dict(task="style", changes=(), half=True),
     "style, half the steps, affine": dict(task="style", changes=("affine",), half=True),
     "style, half the steps, crop": dict(task="style", changes=("crop",), half=True),
+    "style, half the steps, mirror": dict(task="style", changes=("mirror",), half=True),
+    "style, half the steps, quarter turn": dict(task="style", changes=("quarter turn",), half=True),
+    "style, half the steps, masked patches": dict(task="style", changes=("masked patches",), half=True),
     # how it moves; quarter turns and frames moved one by one are deliberate breaks
     "motion, largest class": dict(task="motion", baseline="largest class", deterministic=True),
     "motion, nearest pixels": dict(task="motion", baseline="nearest pixels", deterministic=True),
