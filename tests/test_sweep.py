@@ -123,6 +123,53 @@ def test_a_recipe_may_ask_for_more_seeds_of_a_row(started, monkeypatch):
     assert ("a", sweep.SEEDS - 1) in started
 
 
+def test_stale_runs_are_accepted_if_repeated_ones_give_the_same(monkeypatch, tmp_path):
+    figures = {"a": 0.5, "b": 0.25}
+    repeated = []
+
+    def start(name, row, seed, stamp, scale, folder, threads):
+        repeated.append((row, seed))
+        ledger = Ledger(name, scale)
+        ledger.record(row, seed, Figures({"hit": figures[row]}), code=stamp, seconds=len(repeated))
+        return ledger
+
+    monkeypatch.setenv("MMTUTOR_RESULTS", str(tmp_path))
+    monkeypatch.setattr(sweep, "start_run", start)
+    use_rows(monkeypatch, {"a": {"old": 1}, "b": {"old": 1}})
+    sweep.sweep("toy", [], "cpu", jobs=1, seeds=3)
+    use_rows(monkeypatch, {"a": {"new": 1}, "b": {"new": 1}})
+    repeated.clear()
+    assert sweep.confirm("toy", "cpu", 1, count=2, seeds=3) == []
+    assert len(repeated) == 2 and {row for row, _ in repeated} == {"a", "b"}
+    ledger = Ledger.load(tmp_path / "toy-cpu.json", "toy", "cpu")
+    assert all(
+        entry["confirmed"] == "2 of 6 repeated" for row in "ab" for entry in ledger.seeds(row).values()
+    )
+    repeated.clear()
+    sweep.sweep("toy", [], "cpu", jobs=1, seeds=3)
+    assert not repeated, "what was accepted is not due"
+
+
+def test_one_run_that_differs_and_nothing_is_accepted(monkeypatch, tmp_path):
+    figures = {"hit": 0.5}
+
+    def start(name, row, seed, stamp, scale, folder, threads):
+        ledger = Ledger(name, scale)
+        ledger.record(row, seed, Figures(figures), code=stamp)
+        return ledger
+
+    monkeypatch.setenv("MMTUTOR_RESULTS", str(tmp_path))
+    monkeypatch.setattr(sweep, "start_run", start)
+    use_rows(monkeypatch, {"a": {"old": 1}})
+    sweep.sweep("toy", [], "cpu", jobs=1, seeds=2)
+    before = (tmp_path / "toy-cpu.json").read_text()
+    use_rows(monkeypatch, {"a": {"new": 1}})
+    figures["hit"] = 0.5 + 1e-12
+    (line,) = sweep.confirm("toy", "cpu", 1, count=1, seeds=2)
+    assert line.startswith("a, seed ") and "hit was 0.5, is 0.500000000001" in line
+    assert (tmp_path / "toy-cpu.json").read_text() == before
+
+
 def test_a_sweep_that_is_stopped_keeps_what_was_finished(started, monkeypatch, tmp_path):
     use_rows(monkeypatch, {"a": {}})
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores Ctrl-C

@@ -8,6 +8,7 @@ it was. A run is repeated only where the code that it reaches, its settings or i
 
 import argparse
 import datetime
+import hashlib
 import importlib
 import os
 import re
@@ -27,6 +28,7 @@ from mmtutor.runtime import device, seed_everything
 from tools.stamp import ROOT, run_stamps
 
 SEEDS = 5
+NO_RESULTS = {"seconds", "peak_memory_mb", "device", "date", "code", "confirmed"}  # of a run
 
 
 def recipe_name(wanted: str) -> str:
@@ -165,6 +167,53 @@ def sweep(name: str, wanted_rows: list[str], scale: str, jobs: int, seeds: int |
     return len(failures)
 
 
+def confirm(name: str, scale: str, jobs: int, count: int, seeds: int | None = None) -> list[str]:
+    """Repeat some stale runs; if all give what was recorded, to the last bit, accept the others too.
+
+    For a change that is meant to alter no result: a function in two, another data set's loader. Which runs
+    are repeated is drawn by the new stamps, each of another row, so it cannot be chosen. What was accepted
+    says so in the ledger.
+
+    Args:
+        name: the recipe.
+        scale: "cpu" or "gpu".
+        jobs: runs at a time.
+        count: how many to repeat.
+        seeds: see `sweep`.
+
+    Returns:
+        What differs, as lines; nothing was accepted unless it is empty.
+    """
+    recipe, path = importlib.import_module(f"mmtutor.experiments.{name}"), ledger_path(name, scale)
+    ledger, more = Ledger.load(path, name, scale), {} if seeds else getattr(recipe, "MORE_SEEDS", {})
+    due = due_runs(name, recipe.ROWS, ledger, seeds or SEEDS, more)
+    stale = [run for run in due if str(run[1]) in ledger.seeds(run[0])]
+    by_row = {run[0]: run for run in sorted(stale, key=_shuffled)}
+    drawn = sorted(by_row.values(), key=_shuffled)[:count]
+    print(f"{name}, {scale}: {len(stale)} stale runs, {len(drawn)} to repeat, {jobs} at a time")
+    threads = max(1, int(environment()["cores"]) // jobs)
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
+        again = pool.map(lambda run: start_run(name, *run, scale, Path(folder), threads), drawn)
+        different = [
+            f"{row}, seed {seed}: {key} was {old.get(key)!r:.60}, is {new.get(key)!r:.60}"
+            for (row, seed, _), repeated in zip(drawn, again, strict=True)
+            for old, new in [(ledger.seeds(row)[str(seed)], repeated.seeds(row)[str(seed)])]
+            for key in sorted({*old, *new} - NO_RESULTS)
+            if old.get(key) != new.get(key)
+        ]
+    if drawn and not different:
+        for run in stale:
+            row, seed, stamp = run
+            said = "repeated" if run in drawn else f"by {len(drawn)} of {len(stale)} repeated"
+            ledger.rows[row]["seeds"][str(seed)] |= {"code": stamp, "confirmed": said}
+        ledger.save(path)
+    return different
+
+
+def _shuffled(run: tuple[str, int, str]) -> bytes:
+    return hashlib.sha256(repr(run).encode()).digest()
+
+
 def main() -> None:
     """Sweep what the command line and the variables of `make` ask for."""
     if sys.argv[1:2] == ["--one"]:
@@ -181,8 +230,14 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=int(os.environ.get("JOBS") or 1), help="runs at a time")
     parser.add_argument("--seeds", type=int, help=f"for each row; default: {SEEDS}, or what the recipe says")
+    parser.add_argument("--confirm", type=int, default=0, help=confirm.__doc__.splitlines()[0])
     options = parser.parse_args()
     names = [recipe_name(options.chapter)] if options.chapter else recipes()
+    if options.confirm:
+        found = [confirm(n, options.scale, options.jobs, options.confirm, options.seeds) for n in names]
+        if different := sum(found, []):
+            raise SystemExit("\n".join(["nothing accepted:", *different]))
+        return
     rows = [row.strip() for row in options.rows.split(";") if row.strip()]
     failed = sum(sweep(name, rows, options.scale, options.jobs, options.seeds) for name in names)
     if failed:

@@ -11,6 +11,13 @@ from .files import FOLDER, read_arrays, read_only
 VIEWS = ("fourier", "profile", "karhunen", "pixels", "zernike", "morphological")
 
 
+class Views(dict):
+    """The views by name; an unknown name raises a KeyError that lists the known ones."""
+
+    def __missing__(self, name):
+        raise KeyError(f"view: expected one of {', '.join(self)}; found {name!r}")
+
+
 @dataclass(frozen=True)
 class Digits:
     """2,000 handwritten digits, 200 a class, each described by six sets of numbers.
@@ -45,5 +52,5 @@ def load_digits(folder: Path = FOLDER) -> Digits:
         (76, 0)
     """
     arrays = read_arrays("digits.npz", folder)
-    views = {view: read_only(arrays[view].astype(np.float32)) for view in VIEWS}
+    views = Views({view: read_only(arrays[view].astype(np.float32)) for view in VIEWS})
     return Digits(views, read_only(arrays["labels"].astype(np.int64)))
