@@ -14,9 +14,9 @@ from beartype import BeartypeConf, beartype
 checker = sys.modules["checker"] = ModuleType("checker")
 checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for type checkers
 
-modules = ["mmtutor.contrastive", "mmtutor.metrics", "mmtutor.encoders", "mmtutor.augment"]
+modules = ["mmtutor.contrastive", "mmtutor.metrics", "mmtutor.encoders", "mmtutor.augment", "mmtutor.sharing"]
 with jaxtyping.install_import_hook(modules, "checker.check"):
-    from mmtutor import augment, contrastive, encoders, metrics
+    from mmtutor import augment, contrastive, encoders, metrics, sharing
 
 import torch
 
@@ -65,6 +65,22 @@ augment.mask_words(["red apple"])
 augment.balanced_sample(torch.tensor([0, 0, 1]), 4)
 augment.allowed("group")
 augment.check("mirror", ["group"])
+
+heads = {"digit": sharing.Head(4, 3), "words": sharing.Head(4, 5, "labels")}
+heads["slant"] = sharing.Head(4, 2, "numbers")
+targets = {"digit": torch.tensor([0, 2]), "words": torch.zeros(2, 5, dtype=torch.bool)}
+targets["slant"] = torch.zeros(2, 2)
+trunk = sharing.resnet_trunk(dim=4, width=2)
+hard, pulled = sharing.HardSharing(trunk, heads), sharing.SoftSharing(trunk, heads, strength=0.1)
+for model in (hard, pulled, sharing.CrossStitch(trunk, heads, own=0.9)):
+    model.features(pictures)
+    losses = model.losses(model(pictures), targets, valid={"digit": torch.tensor([True, False])})
+losses = hard.losses(hard(pictures), targets)
+sharing.gradient_cosines(sharing.task_gradients(losses, hard.trunk.parameters()))
+pulled.penalty(), pulled.pull_together(0.1), sharing.soft_sharing_penalty(pulled.trunks.values())
+sharing.weight_distance(trunk, trunk), sharing.parameter_count(trunk)
+sharing.multi_task_gain({"digit": 0.6, "slant": 1}, {"digit": 0.5, "slant": 2}, lower_is_better={"slant"})
+sharing.matching_width(lambda width: sharing.resnet_trunk(4, width), 3000, range(2, 9))
 
 with pytest.raises(jaxtyping.TypeCheckError):  # so the checks are on
     contrastive.cosine(a, b[:, :3])
