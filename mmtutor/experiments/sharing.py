@@ -272,8 +272,11 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
     number = {task: list(pools).index(known.numpy().tobytes()) for task, known in data.known.items()}
     model.looks = {}
 
+    rates = rates_of(steps)
+
     def batch_loss(step):
-        settle(model)
+        if step:
+            settle(model, rates[step - 1])
         index = torch.cat([p[torch.randint(len(p), (BATCH,), generator=generator)] for p in pools.values()])
         pool = torch.arange(len(index)) // BATCH
         targets = {task: y[index].to(where) for task, y in data.targets.items()}
@@ -285,15 +288,36 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
         return sum(weight(data, task) * loss for task, loss in losses.items())
 
     model.history = train(model, batch_loss, steps, rate=RATE, weight_decay=DECAY, progress=progress)
-    settle(model)
+    settle(model, rates[-1])
     model.looks[steps] = look(model, s["data"])
     return model
 
 
-def settle(model: MultiTask) -> None:
-    """End a step of soft sharing: pull the trunks together, at the peak of the rate."""
+def rates_of(steps: int) -> list[float]:
+    """Return the rate of each step, as `train` schedules it: up to ``RATE``, and down to nearly 0.
+
+    Example:
+        >>> rates = rates_of(100)
+        >>> max(rates) == RATE, rates[0] < RATE / 10, rates[-1] < RATE / 1000
+        (True, True, True)
+    """
+    optimiser, rates = torch.optim.SGD([nn.Parameter(torch.zeros(1))]), []
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps)
+    for _ in range(steps):
+        rates += schedule.get_last_lr()
+        optimiser.step()
+        schedule.step()
+    return rates
+
+
+def settle(model: MultiTask, rate: float) -> None:
+    """End a step of soft sharing: pull the trunks together at the rate of that step.
+
+    At the peak rate instead the spring would go on pulling at full strength while the losses, at the end of
+    the schedule, hardly pull at all.
+    """
     if isinstance(model, SoftSharing):
-        model.pull_together(RATE)
+        model.pull_together(rate)
 
 
 @torch.no_grad()

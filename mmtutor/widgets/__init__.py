@@ -6,6 +6,7 @@ from .contrastive_playground import ContrastivePlayground
 from .embedding_explorer import EmbeddingExplorer
 from .maps_walk import MapsWalk
 from .search_box import SearchBox
+from .sharing_slider import SharingSlider
 
 __all__ = [
     "AugmentationLab",
@@ -14,4 +15,5 @@ __all__ = [
     "EmbeddingExplorer",
     "MapsWalk",
     "SearchBox",
+    "SharingSlider",
 ]
