@@ -5,18 +5,14 @@ medians are compared. Time is the processor's, of one thread: what else the mach
 A step is forward and backward of a residual trunk with a head for each task, without the optimiser.
 """
 
-import datetime
 import os
-import platform
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from importlib.metadata import version
 from importlib.util import find_spec
 
 import torch
+from _measure import peak_mib, print_environment, seconds
 from torch import Tensor, nn
 
 from mmtutor.balancing import FixedWeights, GradNorm, LossWeighting, PCGrad
@@ -108,25 +104,6 @@ def prepared(name: str, tasks: int, batch: int) -> Callable:
     return VERSIONS[name](model, torch.randn(batch, 3, 32, 32), targets)
 
 
-def seconds(versions: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """Return each version's median time, the versions taking turns; the first turn, a warm-up, is dropped."""
-    times: dict[str, list[float]] = {name: [] for name in versions}
-    for turn in range(repeats + 1):
-        for name, run in versions.items():
-            start = time.process_time()
-            run()
-            if turn:
-                times[name].append(time.process_time() - start)
-    return {name: statistics.median(of_version) for name, of_version in times.items()}
-
-
-def peak_mib() -> float:
-    import resource  # not on Windows
-
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib / 2**20 if sys.platform == "darwin" else kib / 2**10
-
-
 def memory_of(name: str, tasks: int) -> float:
     """Return by how many MiB two steps raise the peak memory of this fresh process.
 
@@ -149,8 +126,7 @@ def print_line(title: str, figures: dict[str, float], unit: str) -> None:
 
 def main() -> None:
     peers = ("torch", "torchjd") if PEER else ("torch",)
-    print(f"{datetime.date.today()}, {platform.platform()}, one thread")
-    print(", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in peers)]))
+    print_environment(peers)
     print(f"residual trunk, D = {DIM}, {CLASSES} classes a task; in brackets the ratio to the plain sum")
     if not PEER:
         print("torchjd is not installed, so it is not compared (pip install torchjd)")

@@ -4,18 +4,14 @@
 their medians are compared. Time is the processor's, of one thread: what else the machine does hardly counts.
 """
 
-import datetime
-import platform
-import statistics
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 
 import torch
 import torch.nn.functional as F
+from _measure import peak_mib, print_environment, seconds
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import ContrastiveLoss, NTXentLoss
 from pytorch_metric_learning.reducers import MeanReducer
@@ -107,18 +103,6 @@ def forward_backward(loss: Callable, a: Tensor, b: Tensor) -> Callable:
     return run
 
 
-def seconds(versions: dict[str, Callable], repeats: int) -> dict[str, float]:
-    """Return each version's median time, the versions taking turns; the first turn, a warm-up, is dropped."""
-    times: dict[str, list[float]] = {name: [] for name in versions}
-    for turn in range(repeats + 1):
-        for name, run in versions.items():
-            start = time.process_time()
-            run()
-            if turn:
-                times[name].append(time.process_time() - start)
-    return {name: statistics.median(of_version) for name, of_version in times.items()}
-
-
 def print_times(title: str, times: dict[str, float], plain: str) -> None:
     """Print one line: milliseconds of each version and, in brackets, its ratio to the plain one."""
     cells = [f"{name} {1000 * t:.3g} ms ({t / times[plain]:.2f})" for name, t in times.items()]
@@ -133,13 +117,6 @@ def bench_losses(
         a, b = embeddings(batch)
         runs = {name: forward_backward(loss, a, b) for name, loss in versions.items()}
         print_times(f"{title}, batch {batch}", seconds(runs, repeats or REPEATS[batch]), "plain")
-
-
-def peak_mib() -> float:
-    import resource  # not on Windows
-
-    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kib / 2**20 if sys.platform == "darwin" else kib / 2**10
 
 
 def memory_of(name: str) -> float:
@@ -170,8 +147,7 @@ def bench_memory() -> None:
 
 def main() -> None:
     peers = ("torch", "pytorch-metric-learning", "torchmetrics")
-    print(f"{datetime.date.today()}, {platform.platform()}, one thread")
-    print(", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in peers)]))
+    print_environment(peers)
     print(f"D = {DIM}, float32, forward and backward; in brackets the ratio to the plain version\n")
     bench_memory()
     ours = {"mmtutor": lambda a, b: info_nce(a, b, TEMPERATURE), "plain": plain_info_nce}

@@ -43,9 +43,9 @@ def split(name: str) -> Split:
     """Return the book's fixed split of a data set: 70 % train, 15 % validation, 15 % test.
 
     ``"emoji-things"`` indexes the N things, by family; ``"emoji-videos"`` the V animations, each on the
-    side of its thing; ``"digits"`` the digits; ``"tweets"`` the texts. Twins are on
-    one side: things with one picture (`inseparable_things`), scans and texts that are nearly the same
-    (`digit_twins`, `tweet_twins`). Groups, classes and the signs of the ratings are cut alike.
+    side of its thing; ``"digits"`` the digits; ``"tweets"`` the texts. Twins are on one side: things with
+    one picture (`inseparable_things`), scans and texts that are nearly the same (`digit_twins`,
+    `tweet_twins`). Groups, classes and the signs of the ratings are cut alike.
 
     Args:
         name: one of `SPLITS`.

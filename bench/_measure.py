@@ -1,0 +1,36 @@
+"""What the comparisons share: where they ran, how long a step takes, how much memory a process has held."""
+
+import datetime
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable
+from importlib.metadata import version
+
+
+def print_environment(packages: Iterable[str]) -> None:
+    """Print date, machine and the versions of Python and of these packages."""
+    print(f"{datetime.date.today()}, {platform.platform()}, one thread")
+    versions = [f"{name} {version(name)}" for name in packages]
+    print(", ".join([f"Python {platform.python_version()}", *versions]))
+
+
+def seconds(versions: dict[str, Callable], repeats: int) -> dict[str, float]:
+    """Return each version's median time, the versions taking turns; the first turn, a warm-up, is dropped."""
+    times: dict[str, list[float]] = {name: [] for name in versions}
+    for turn in range(repeats + 1):
+        for name, run in versions.items():
+            start = time.process_time()
+            run()
+            if turn:
+                times[name].append(time.process_time() - start)
+    return {name: statistics.median(of_version) for name, of_version in times.items()}
+
+
+def peak_mib() -> float:
+    """Return the most memory that this process has held."""
+    import resource  # not on Windows
+
+    kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kib / 2**20 if sys.platform == "darwin" else kib / 2**10
