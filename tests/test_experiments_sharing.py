@@ -196,7 +196,7 @@ def test_the_loss_of_a_set_of_labels_is_that_of_all_its_labels():
 def test_the_labels_of_a_seed_are_the_same_in_all_rows_and_few_are_among_many(seed):
     chosen = {}
     for row, s in recipe.ROWS.items():
-        for task, count in s.get("few", {}).items():
+        for task, count in s.get("few", {}).items() if "pseudo" not in s else ():
             known = recipe.lesson(row, seed).known[task]
             assert torch.equal(chosen.setdefault((task, count), known), known), row
     for task in ("digit", "group"):
@@ -264,6 +264,17 @@ def test_with_shuffled_pairs_the_digits_fall_to_chance(tiny):
 def test_shuffled_pairs_are_refused_where_nothing_is_trained(row):
     with pytest.raises(ValueError, match=f"shuffle_pairs: expected a row that is trained, found '{row}'"):
         recipe.run(row, 0, shuffle_pairs=True)
+
+
+def test_pseudo_labels_are_guessed_from_the_labelled_things_and_their_keywords_alone():
+    given = recipe.lesson("group, 10 of each, + keywords", 0)
+    y, known, keywords = given.targets["group"], given.known["group"], given.targets["keywords"]
+    guessed = recipe.lesson("group, 10 of each, pseudo-labels, network", 0)
+    assert guessed.known["group"].all() and set(guessed.targets) == {"group"}
+    assert torch.equal(guessed.targets["group"][known], y[known])
+    hidden = torch.where(known, y, -1)
+    assert torch.equal(guessed.targets["group"], baselines.pseudo_labels(hidden, known, keywords))
+    assert 0.5 < (guessed.targets["group"] == y)[~known].double().mean() < 0.9
 
 
 # Nothing leaks

@@ -66,10 +66,13 @@ def few_digits(count: int) -> dict[str, dict]:
 def few_things(count: int) -> dict[str, dict]:
     """Return the rows of so many labelled things of each group."""
     few = {"group": count}
+    guessed = emoji("group", few=few, pseudo="keywords")
     return {
         f"group, {count} of each, alone": emoji("group", few=few),
         f"group, {count} of each, + keywords": emoji("group", "keywords", few=few),
         f"group, {count} of each, nearest pixels": emoji("group", few=few, baseline="nearest pixels"),
+        f"group, {count} of each, pseudo-labels": {**guessed, "baseline": "nearest pixels"},
+        f"group, {count} of each, pseudo-labels, network": guessed,
     }
 
 
@@ -174,7 +177,8 @@ def lesson(row: str, seed: int, shuffle_pairs: bool = False) -> Examples:
 
     The labels are those of the seed, the same in all rows. Controls change the helpers, which are all tasks
     but the first: ``"labelled"`` keeps their targets where the first task has one, ``"shuffled"`` deals them
-    out anew, ``"random"`` draws others. ``shuffle_pairs`` deals out those of all tasks.
+    out anew, ``"random"`` draws others. ``"pseudo"`` is a task from whose answers the missing labels of the
+    first are guessed. ``shuffle_pairs`` deals out those of all tasks.
     """
     s = settings(row)
     data, generator = examples(s["data"], "train"), torch.Generator().manual_seed(seed)
@@ -183,6 +187,9 @@ def lesson(row: str, seed: int, shuffle_pairs: bool = False) -> Examples:
         known[task] = labelled(data, task, count, seed)
     main, *helpers = s["tasks"]
     control = s.get("control")
+    if "pseudo" in s:
+        targets[main] = baselines.pseudo_labels(targets[main], known[main], data.targets[s["pseudo"]])
+        known[main] = torch.ones_like(known[main])
     for task in helpers:
         if control == "labelled":
             known[task] = known[task] & known[main]
