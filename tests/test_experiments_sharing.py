@@ -184,7 +184,7 @@ def test_the_loss_of_a_set_of_labels_is_that_of_all_its_labels():
     y = data.targets["keywords"]
     mean = recipe.Head(4, SIZES["keywords"], "labels").loss(output, y)
     signed = torch.where(y, output, -output)
-    assert recipe.weight(data, "keywords") * mean == pytest.approx(
+    assert recipe.weight({}, data, "keywords") * mean == pytest.approx(
         float(-signed.sigmoid().log().sum(1).mean()), rel=1e-4
     )
 
