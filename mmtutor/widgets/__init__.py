@@ -4,6 +4,7 @@ from .augmentation_lab import AugmentationLab
 from .base import BookWidget
 from .contrastive_playground import ContrastivePlayground
 from .embedding_explorer import EmbeddingExplorer
+from .gradient_compass import GradientCompass
 from .maps_walk import MapsWalk
 from .search_box import SearchBox
 from .sharing_slider import SharingSlider
@@ -13,6 +14,7 @@ __all__ = [
     "BookWidget",
     "ContrastivePlayground",
     "EmbeddingExplorer",
+    "GradientCompass",
     "MapsWalk",
     "SearchBox",
     "SharingSlider",
