@@ -14,9 +14,9 @@ from beartype import BeartypeConf, beartype
 checker = sys.modules["checker"] = ModuleType("checker")
 checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for type checkers
 
-modules = ["mmtutor.contrastive", "mmtutor.metrics", "mmtutor.encoders", "mmtutor.augment", "mmtutor.sharing"]
-with jaxtyping.install_import_hook(modules, "checker.check"):
-    from mmtutor import augment, contrastive, encoders, metrics, sharing
+modules = ["contrastive", "metrics", "encoders", "augment", "sharing", "balancing"]
+with jaxtyping.install_import_hook([f"mmtutor.{m}" for m in modules], "checker.check"):
+    from mmtutor import augment, balancing, contrastive, encoders, metrics, sharing
 
 import torch
 
@@ -81,6 +81,25 @@ pulled.penalty(), pulled.pull_together(0.1), sharing.soft_sharing_penalty(pulled
 sharing.weight_distance(trunk, trunk), sharing.parameter_count(trunk)
 sharing.multi_task_gain({"digit": 0.6, "slant": 1}, {"digit": 0.5, "slant": 2}, lower_is_better={"slant"})
 sharing.matching_width(lambda width: sharing.resnet_trunk(4, width), 3000, range(2, 9))
+
+experts = [sharing.resnet_trunk(dim=4, width=2) for _ in range(2)]
+mixture = balancing.MMoE(experts, heads, inputs=3 * 32 * 32)
+points, gates = mixture.attend(pictures)
+load = balancing.expert_load(gates)
+balancing.effective_experts(load), balancing.load_balancing_loss(gates)
+balancing.TaskAttention(trunk, heads, [2, 2, 4, 8, 4]).attend(pictures)
+last = list(hard.trunk[-1].parameters())
+for weighting in (
+    balancing.FixedWeights(heads),
+    balancing.SoftmaxWeights(heads),
+    balancing.DynamicWeightAverage(heads, every=1),
+    balancing.UncertaintyWeighting(heads),
+    balancing.GradNorm(heads, last),
+    balancing.PCGrad(heads, hard, hard.trunk.parameters()),
+):
+    weighting(hard.losses(hard(pictures), targets)).backward()
+    weighting.weights()
+balancing.pcgrad(torch.randn(3, 5))
 
 with pytest.raises(jaxtyping.TypeCheckError):  # so the checks are on
     contrastive.cosine(a, b[:, :3])
