@@ -266,6 +266,14 @@ def test_shuffled_pairs_are_refused_where_nothing_is_trained(row):
         recipe.run(row, 0, shuffle_pairs=True)
 
 
+def test_shuffled_by_thing_all_pictures_of_a_thing_have_one_label():
+    data, plain = (recipe.lesson(f"style + group, hard{c}", 0) for c in (", shuffled by thing", ""))
+    label, own = data.targets["group"].numpy(), plain.targets["group"].numpy()
+    assert all(len(np.unique(label[data.thing == thing])) == 1 for thing in np.unique(data.thing)[:200])
+    assert (label == own).mean() < 0.3
+    assert torch.equal(data.targets["style"], plain.targets["style"])
+
+
 def test_pseudo_labels_are_guessed_from_the_labelled_things_and_their_keywords_alone():
     given = recipe.lesson("group, 10 of each, + keywords", 0)
     y, known, keywords = given.targets["group"], given.known["group"], given.targets["keywords"]

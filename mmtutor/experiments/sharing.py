@@ -54,7 +54,7 @@ def emoji(*tasks: str, **more) -> dict:
 
 def lighter(helper: str) -> dict[str, dict]:
     """Return the rows in which a helper's loss counts for less than ``HELPER_WEIGHT``."""
-    return {f"digits + {helper}, weight {w:g}": digits(helper, helper_weight=w) for w in (1.0, 3.0)}
+    return {f"digits + {helper}, weight {w:g}": digits(helper, weights={helper: w}) for w in (1.0, 3.0)}
 
 
 def few_digits(count: int) -> dict[str, dict]:
@@ -92,6 +92,7 @@ ROWS = {
     "digits + morphological, labelled items only": digits("morphological", control="labelled"),
     "digits + morphological, shuffled": digits("morphological", control="shuffled"),
     "digits + morphological, random": digits("morphological", control="random"),
+    "digits, alone, batches of 128": digits(batch=128),
     "digits + random map": digits("random map"),
     "digits + components": digits("components"),
     "digits + fourier": digits("fourier"),
@@ -106,7 +107,7 @@ ROWS = {
     **lighter("karhunen"),
     **lighter("zernike"),
     "digits + morphological, shuffled, weight 1": digits(
-        "morphological", control="shuffled", helper_weight=1.0
+        "morphological", control="shuffled", weights={"morphological": 1.0}
     ),
     # other ways of sharing; the narrow one has as many parameters in two trunks as "digits + morphological"
     "digits + morphological, cross-stitch": digits("morphological", way="stitch"),
@@ -144,9 +145,12 @@ ROWS = {
     "keywords + sentiment, hard": emoji("keywords", "sentiment"),
     "style + group + keywords, hard": emoji("style", "group", "keywords"),
     "all five, hard": emoji("style", "group", "subgroup", "keywords", "sentiment"),
+    "all five, hard, wide": emoji(*EMOJI, as_large_as=("all five, hard", 4.5)),  # as the five alone
     # one pair in all ways; narrow: half of the parameters of "hard"; wide: as many as two trunks have
     "style, alone, narrow": emoji("style", as_large_as=("style + group, hard", 0.5)),
     "group, alone, narrow": emoji("group", as_large_as=("style + group, hard", 0.5)),
+    "style, alone, wide": emoji("style", as_large_as=("style + group, soft, λ = 0", 1)),
+    "group, alone, wide": emoji("group", as_large_as=("style + group, soft, λ = 0", 1)),
     "style + group, hard, wide": emoji("style", "group", as_large_as=("style + group, soft, λ = 0", 1)),
     "style + group, hard, twice the steps": emoji("style", "group", longer=2),
     "style, alone, twice the steps": emoji("style", longer=2),
@@ -156,6 +160,8 @@ ROWS = {
     # what hurts the style: the controls
     "style + group, hard, shuffled": emoji("style", "group", control="shuffled"),
     "style + group, hard, random": emoji("style", "group", control="random"),
+    "style + group, hard, shuffled by thing": emoji("style", "group", control="shuffled by thing"),
+    "style + keywords, hard, weight 7": emoji("style", "keywords", weights={"keywords": 7.0}),
     "style + subgroup, hard, shuffled": emoji("style", "subgroup", control="shuffled"),
     "style + subgroup, hard, wide": emoji("style", "subgroup", as_large_as=("style + group, soft, λ = 0", 1)),
     # few things of each group labelled, and the controls
@@ -190,8 +196,9 @@ def lesson(row: str, seed: int, shuffle_pairs: bool = False) -> Examples:
 
     The labels are those of the seed, the same in all rows. Controls change the helpers, which are all tasks
     but the first: ``"labelled"`` keeps their targets where the first task has one, ``"shuffled"`` deals them
-    out anew, ``"random"`` draws others. ``"pseudo"`` is a task from whose answers the missing labels of the
-    first are guessed. ``shuffle_pairs`` deals out those of all tasks.
+    out anew, ``"shuffled by thing"`` those of whole things, ``"random"`` draws others. ``"pseudo"`` is a task
+    from whose answers the missing labels of the first are guessed. ``shuffle_pairs`` deals out those of all
+    tasks.
     """
     s = settings(row)
     data, generator = examples(s["data"], "train"), torch.Generator().manual_seed(seed)
@@ -208,6 +215,10 @@ def lesson(row: str, seed: int, shuffle_pairs: bool = False) -> Examples:
             known[task] = known[task] & known[main]
         if control == "random":
             targets[task] = at_random(data, task, generator)
+        if control == "shuffled by thing":
+            _, first, number = np.unique(data.thing, return_index=True, return_inverse=True)
+            mixed = torch.tensor(first)[torch.randperm(len(first), generator=generator)]
+            targets[task] = targets[task][mixed[number]]
     for task in s["tasks"] if shuffle_pairs else helpers if control == "shuffled" else ():
         index = known[task].nonzero()[:, 0]
         mixed = index[torch.randperm(len(index), generator=generator)]
@@ -249,15 +260,14 @@ def width_of(row: str, scale: str) -> int:
         return usual
     other, share = s["as_large_as"]
     wanted = share * parameter_count(build(settings(other), usual))
-    widths = range(2, 2 * usual, 1 + usual // 128)
+    widths = range(2, 4 * usual, 1 + usual // 128)
     return matching_width(lambda width: build(s, width), wanted, widths)
 
 
 def weight(s: dict, data: Examples, task: str) -> float:
     """Return the weight of a task's loss; labels count as often as there are, so that all are in nats."""
-    if KINDS[task] == "labels":
-        return float(data.size(task))
-    return s.get("helper_weight", HELPER_WEIGHT) if task in HELPERS else 1.0
+    usual = {"labels": float(data.size(task)), "classes": 1.0, "numbers": 1.0}[KINDS[task]]
+    return s.get("weights", {}).get(task, HELPER_WEIGHT if task in HELPERS else usual)
 
 
 def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = False, progress=False):
@@ -292,13 +302,13 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
     number = {task: list(pools).index(known.numpy().tobytes()) for task, known in data.known.items()}
     model.looks = {}
 
-    rates = rates_of(steps)
+    rates, batch = rates_of(steps), s.get("batch", BATCH)
 
     def batch_loss(step):
         if step:
             settle(model, rates[step - 1])
-        index = torch.cat([p[torch.randint(len(p), (BATCH,), generator=generator)] for p in pools.values()])
-        pool = torch.arange(len(index)) // BATCH
+        index = torch.cat([p[torch.randint(len(p), (batch,), generator=generator)] for p in pools.values()])
+        pool = torch.arange(len(index)) // batch
         targets = {task: y[index].to(where) for task, y in data.targets.items()}
         valid = {task: (pool == k).to(where) for task, k in number.items()}
         losses = model.losses(model(data.x[index].to(where)), targets, valid)
