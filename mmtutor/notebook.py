@@ -13,6 +13,8 @@ from html import escape
 import numpy as np
 from PIL import Image
 
+from .ledger import NOT_RUN
+
 SHORTEST_ALT = 20  # characters; less says "a plot", not what it shows
 
 
@@ -77,6 +79,45 @@ def figure(fig, caption: str, alt: str, dpi: int = 192) -> None:
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
     _display("HTML", html, f"Figure: {caption}")
+
+
+def intervals(comparisons, caption: str) -> None:
+    """Draw differences and their 95 % intervals, a line each, and show them as a figure.
+
+    Pale ones are unresolved: their interval holds zero.
+
+    Args:
+        comparisons: what `compare` returned, a mapping from labels.
+        caption: plain text; its first sentence says what question the figure answers.
+
+    Raises:
+        ValueError: for no comparison, or one that was not run.
+
+    Example:
+        >>> from mmtutor.results import Comparison
+        >>> intervals({"with a second task": Comparison(0.05, 0.02, 0.09, "yes")}, "Does it help?")
+        Figure: Does it help?
+    """
+    import matplotlib.pyplot as plt
+
+    from .style import INK
+
+    missing = [label for label, found in comparisons.items() if found.verdict == NOT_RUN]
+    if missing or not comparisons:
+        raise ValueError(f"comparisons: expected at least one, all run; found none of {missing or 'any'}")
+    fig, ax = plt.subplots(figsize=(6.4, 0.5 + 0.27 * len(comparisons)))
+    for y, found in enumerate(comparisons.values()):
+        alpha = 1 if found.verdict in ("yes", "no") else 0.45
+        ax.plot([found.low, found.high], [y, y], color=INK, lw=2, alpha=alpha)
+        ax.plot(found.difference, y, "o", ms=6, color=INK, alpha=alpha)
+    ax.axvline(0, color=INK, lw=1, ls=":")
+    ax.set_yticks(range(len(comparisons)), comparisons)
+    ax.invert_yaxis()
+    ax.spines["left"].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel("difference, with its 95 % interval")
+    lines = (f"{label} {found.difference:+.3f}, {found.verdict}" for label, found in comparisons.items())
+    figure(fig, caption, "Differences: " + "; ".join(lines) + ".")
 
 
 def predict(question: str, options: Sequence[str], answer: str) -> None:

@@ -11,7 +11,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from PIL import Image
 
 from mmtutor import notebook
-from mmtutor.notebook import figure, predict, show
+from mmtutor.notebook import figure, intervals, predict, show
+from mmtutor.results import Comparison
 
 ALT = "A line that rises, steeper on the right."
 
@@ -173,3 +174,15 @@ def test_a_question_needs_options_and_an_answer():
         predict("Why?", ["because"], "because")
     with pytest.raises(ValueError, match="answer: expected text"):
         predict("Why?", ["a", "b"], " ")
+
+
+def test_intervals_are_drawn_one_line_each_and_told_in_the_alternative_text(shown):
+    found = {"a & b": Comparison(0.05, 0.02, 0.09, "yes"), "c": Comparison(-0.01, -0.03, 0.02, "unresolved")}
+    intervals(found, "Does it help?")
+    assert "Differences: a &amp; b +0.050, yes; c -0.010, unresolved." in shown[0].data
+
+
+@pytest.mark.parametrize("found", [{}, {"a": Comparison(np.nan, np.nan, np.nan, "not run")}])
+def test_intervals_of_nothing_are_refused(found):
+    with pytest.raises(ValueError, match="comparisons: expected at least one, all run; found none of"):
+        intervals(found, "Does it help?")
