@@ -105,6 +105,13 @@ def fixed(condition: str, *weights: float) -> dict[str, dict]:
     return {f"{condition}, ω = {w:g}": {**s, "method": "fixed", "weights": (w, 1.0)} for w in weights}
 
 
+def draws(name: str, s: dict, count: int) -> dict[str, dict]:
+    """Return rows of fixed weights drawn at random, from a tenth of those of a guess to ten times as much."""
+    factors = 10 ** np.random.RandomState(0).uniform(-1, 1, (count, len(s["tasks"])))
+    rows = {f"{name}, draw {k}": tuple(drawn.tolist()) for k, drawn in enumerate(factors.round(2), start=1)}
+    return {row: {**s, "method": "guess", "factors": drawn} for row, drawn in rows.items()}
+
+
 def alone(name: str, s: dict, *tasks: str) -> dict[str, dict]:
     """Return a row for each task alone."""
     return {f"{name}, {task} alone": {**s, "tasks": (task,)} for task in tasks}
@@ -131,6 +138,9 @@ ROWS = {
     # four tasks of four natures; in nats: the labels of a set count each, not their mean
     **methods("four", FOUR),
     "four, equal in nats": {**FOUR, "method": "equal", "nats": True},
+    **draws("four", FOUR, 8),
+    # fixed weights where GradNorm's settled: is it the weights, or their course?
+    "four, weights of GradNorm": {**FOUR, "method": "fixed", "weights": (0.21, 0.22, 3.45, 0.12)},
     **alone("four", FOUR, "keywords", "sentiment"),
     # attention to features, with as many parameters as "balanced, equal", but for the large experts
     "features, MMoE": MIXED,
@@ -274,7 +284,8 @@ def weighting_of(
     """Return how a row weights its losses, of which ``unit`` are the units."""
     tasks, method = s["tasks"], s.get("method", "equal")
     if method == "guess":
-        inverse = {task: 1 / (unit[task] * guess_loss(data, task)) for task in tasks}
+        factors = dict(zip(tasks, s.get("factors", [1.0] * len(tasks)), strict=True))
+        inverse = {task: factors[task] / (unit[task] * guess_loss(data, task)) for task in tasks}
         mean = sum(inverse.values()) / len(tasks)
         return FixedWeights(tasks, {task: w / mean for task, w in inverse.items()})
     if method == "fixed":
