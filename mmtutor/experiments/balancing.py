@@ -139,13 +139,15 @@ ROWS = {
     **methods("four", FOUR),
     "four, equal in nats": {**FOUR, "method": "equal", "nats": True},
     **draws("four", FOUR, 8),
-    # fixed weights where GradNorm's settled: is it the weights, or their course?
+    # fixed weights where GradNorm's settled, and their mean over its runs: the weights, or their course?
+    "four, mean weights of GradNorm": {**FOUR, "method": "fixed", "weights": (0.46, 0.45, 2.85, 0.24)},
     "four, weights of GradNorm": {**FOUR, "method": "fixed", "weights": (0.21, 0.22, 3.45, 0.12)},
     **alone("four", FOUR, "keywords", "sentiment"),
     # attention to features, with as many parameters as "balanced, equal", but for the large experts
     "features, MMoE": MIXED,
     "features, MMoE, one gate for both": {**MIXED, "one gate": True},
     "features, MMoE, large experts": {**MIXED, "large": True},
+    "features, hard, wide": {**BALANCED, "as_large_as": "features, MMoE, large experts"},
     "features, MTAN": {**BALANCED, "way": "MTAN"},
     "features, two trunks": {**BALANCED, "way": "two trunks"},
     # gates that see large numbers: the load collapses; from 0 to 255 no gradient is left to undo it
@@ -244,6 +246,9 @@ def width_of(row: str, scale: str) -> int:
     """Return the width of a row's network: the usual one, or that of as many parameters as usual."""
     s = settings(row)
     usual = WIDTH[scale][s["data"]]
+    if "as_large_as" in s:
+        wanted = parameter_count(build(settings(s["as_large_as"]), usual))
+        return matching_width(lambda width: build(s, width), wanted, range(2, 4 * usual + 1))
     if "way" not in s or s.get("large"):
         return usual
     wanted = parameter_count(build(settings("balanced, equal"), usual))
