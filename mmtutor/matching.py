@@ -212,11 +212,9 @@ def js_from_logits(
 DIVERGENCES = {"kl": _kl, "js": _js}
 
 
-def _paired_distributions(a: Tensor, b: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    if kind not in DIVERGENCES:
-        raise ValueError(f"kind: expected one of {', '.join(DIVERGENCES)}; found {kind!r}")
-    check_pair(a, b)
-    return _distributions(a, b)
+def _check_kind(kind: str, known: Iterable[str]) -> None:
+    if kind not in known:
+        raise ValueError(f"kind: expected one of {', '.join(known)}; found {kind!r}")
 
 
 def matching_degree(
@@ -249,15 +247,14 @@ def matching_degree(
         >>> true_pairs, false_pairs
         (tensor([1., 1.]), tensor([0.6887, 0.6887]))
     """
-    if kind not in ("cosine", *DIVERGENCES):
-        raise ValueError(f"kind: expected one of cosine, {', '.join(DIVERGENCES)}; found {kind!r}")
+    _check_kind(kind, ("cosine", *DIVERGENCES))
     check_pair(a, b)
     if len(a) < 2:
         raise ValueError("a, b: expected at least 2 pairs, found 1, which has no false pair")
     if kind == "cosine":
         degree = cosine(a, b)
     else:
-        p, q = _paired_distributions(a, b, kind)
+        p, q = _distributions(a, b)
         distance = torch.stack([DIVERGENCES[kind](row, q) for row in p])  # a row at a time: B x C numbers
         degree = -distance if kind == "kl" else 1 - distance / LOG_2
     false = ~torch.eye(len(a), dtype=torch.bool, device=a.device)
@@ -296,7 +293,9 @@ def divergence_of_means(
         >>> of_means, mean
         (tensor(0.), tensor(1.7578))
     """
-    p, q = _paired_distributions(p, q, kind)
+    _check_kind(kind, DIVERGENCES)
+    check_pair(p, q)
+    p, q = _distributions(p, q)
     divergence = DIVERGENCES[kind]
     return divergence(p.mean(0), q.mean(0)), divergence(p, q).mean()
 

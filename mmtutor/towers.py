@@ -67,6 +67,10 @@ def _check_marginals(marginals: Tensor, valid: Tensor | None) -> Tensor:
     return _check_mask("valid", valid, marginals.shape)
 
 
+def _full_precision(x: Tensor) -> Tensor:
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
 # The conditional random field
 
 
@@ -80,10 +84,7 @@ def _check_potentials(unary: Tensor, pairwise: Tensor) -> tuple[Tensor, Tensor]:
     if (unary.isnan() | unary.isposinf()).any():
         raise ValueError("unary: expected numbers or minus infinity, found NaN or infinity")
     diagonal = torch.eye(m, dtype=torch.bool, device=pairwise.device)
-    unary, pairwise = (
-        x.float() if x.dtype in (torch.bfloat16, torch.float16) else x for x in (unary, pairwise)
-    )
-    pairwise = pairwise.masked_fill(diagonal, 0)
+    unary, pairwise = _full_precision(unary), _full_precision(pairwise).masked_fill(diagonal, 0)
     if not torch.isfinite(pairwise).all():
         raise ValueError("pairwise: expected finite numbers off the diagonal, found NaN or infinity")
     difference = (pairwise - pairwise.mT).abs()
@@ -298,7 +299,7 @@ class CRFGate(nn.Module):
         if not torch.isfinite(h).all():
             raise ValueError("features: expected finite points where valid, found NaN or infinity")
         theta = torch.cat([score(z) for score, z in zip(self.scores, h.unbind(1), strict=True)], 1)
-        direction = unit(h.float() if h.dtype in (torch.bfloat16, torch.float16) else h)
+        direction = unit(_full_precision(h))
         s = (direction[:, :, None] * direction[:, None]).sum(3)
         return theta.masked_fill(~valid, -math.inf), self.w * s
 
