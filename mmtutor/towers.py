@@ -299,7 +299,7 @@ class CRFGate(nn.Module):
         if not torch.isfinite(h).all():
             raise ValueError("features: expected finite points where valid, found NaN or infinity")
         theta = torch.cat([score(z) for score, z in zip(self.scores, h.unbind(1), strict=True)], 1)
-        direction = unit(_full_precision(h))
+        direction = unit(_full_precision(h).flatten(0, 1)).view_as(h)
         s = (direction[:, :, None] * direction[:, None]).sum(3)
         return theta.masked_fill(~valid, -math.inf), self.w * s
 

@@ -15,8 +15,10 @@ checker = sys.modules["checker"] = ModuleType("checker")
 checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for type checkers
 
 modules = ["contrastive", "metrics", "encoders", "augment", "sharing", "balancing"]
+modules += ["fusion", "matching", "towers"]
 with jaxtyping.install_import_hook([f"mmtutor.{m}" for m in modules], "checker.check"):
     from mmtutor import augment, balancing, contrastive, encoders, metrics, sharing
+    from mmtutor import fusion, matching, towers
 
 import torch
 
@@ -100,6 +102,45 @@ for weighting in (
     weighting(hard.losses(hard(pictures), targets)).backward()
     weighting.weights()
 balancing.pcgrad(torch.randn(3, 5))
+
+dims, here = {"image": 4, "text": 3}, torch.tensor([[True, False], [True, True]])
+z = {"image": torch.randn(2, 4), "text": torch.randn(2, 3)}
+fusers = [getattr(fusion, f"{name}Fusion") for name in (
+    "Concat", "Sum", "Mean", "Max", "Gated", "Attention", "Transformer", "Bilinear", "LowRank", "Late")]
+for fuser in fusers:
+    fuser(dims, 4)(z, here)
+for kind in ("mean", "learnt", "stacking"):
+    late = fusion.LateFusion(dims, 5, kind=kind)
+    late(z), late.modality_logits(z, here)
+fusion.logarithmic_pool(torch.randn(2, 3, 5).log_softmax(2), torch.rand(2, 3))
+fusion.gradient_modulation({"image": 0.8, "text": 0.4})
+fusion.shapley_values(lambda s: len(s), ["a", "b"])
+p, q = torch.randn(2, 6, 4).softmax(2)
+fusion.reliability_curve(p, torch.arange(6) % 4), fusion.expected_calibration_error(p, torch.arange(6) % 4)
+
+matching.kl_divergence(p, q), matching.kl_divergence(p[0], q), matching.js_divergence(p, q)
+matching.kl_from_logits(a, b), matching.js_from_logits(a, b)
+matching.matching_degree(a, b), matching.matching_degree(p, q, "js"), matching.divergence_of_means(p, q)
+for loss in matching.MATCHING_LOSSES.values():
+    loss(a, b)
+discriminator = matching.ModalityDiscriminator(["image", "text"], dim=4)
+discriminator.loss({"image": a, "text": b[:3]})
+mixture = matching.PairedMixture({"x": "gaussian", "y": "multinomial"}, components=2)
+mixture.fit({"x": a, "y": b.abs()}), mixture.log_likelihood({"x": a}), mixture.posterior({"y": b.abs()})
+mixture.similarity({"x": a}, {"y": b.abs()})
+
+unary, pairwise = torch.zeros(2, 3), torch.ones(2, 3, 3)
+towers.crf_log_partition(unary, pairwise), towers.mean_field(unary, pairwise)
+u = towers.crf_marginals(unary, pairwise)
+towers.rank_modalities(u), towers.choose_modalities(u, 2), towers.confidence_weights(u)
+towers.corruption_loss(u, torch.tensor([[True, False, False], [False, False, True]]))
+towers.swap_modalities(z, rate=0.5)
+points = {"image": torch.randn(2, 4), "text": torch.randn(2, 4)}
+gate = towers.CRFGate(dims, 4)
+gate(points, here)
+towers.ResidualInteraction(4)(points["image"], points["text"])
+encoders_of = {m: torch.nn.Linear(width, 4) for m, width in dims.items()}
+towers.TwoTower(encoders_of, 4, fusion.MeanFusion(dict.fromkeys(dims, 4), 4), gate=gate)(z, here)
 
 with pytest.raises(jaxtyping.TypeCheckError):  # so the checks are on
     contrastive.cosine(a, b[:, :3])

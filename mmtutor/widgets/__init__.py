@@ -4,6 +4,7 @@ from .augmentation_lab import AugmentationLab
 from .base import BookWidget
 from .contrastive_playground import ContrastivePlayground
 from .embedding_explorer import EmbeddingExplorer
+from .fusion_switches import FusionSwitches
 from .gradient_compass import GradientCompass
 from .maps_walk import MapsWalk
 from .search_box import SearchBox
@@ -14,6 +15,7 @@ __all__ = [
     "BookWidget",
     "ContrastivePlayground",
     "EmbeddingExplorer",
+    "FusionSwitches",
     "GradientCompass",
     "MapsWalk",
     "SearchBox",
