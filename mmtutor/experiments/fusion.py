@@ -6,6 +6,7 @@ networks of one question have the same encoders, batches and steps; only the fus
 """
 
 from dataclasses import replace
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -518,10 +519,7 @@ def score(model, row: str, seed: int, part: str = "test") -> Figures:
         `presence`, `probe`, and ``"gradient, 15 @ fourier"``, the length of an encoder's gradient at a step.
     """
     s = settings(row)
-    data, others = (
-        examples(s["data"], part).of(s["inputs"]),
-        examples(s["data"], "validation").of(s["inputs"]),
-    )
+    data, others = (examples(s["data"], p).of(s["inputs"]) for p in (part, "validation"))
     if "baseline" in s:
         return Figures(outcomes={"accuracy": model.answers(data) == data.y.numpy()}, groups=data.family)
     prior = examples(s["data"], "train").y.bincount().double()
@@ -532,8 +530,8 @@ def score(model, row: str, seed: int, part: str = "test") -> Figures:
     outcomes = {"accuracy": right(logits, data.y), "nats": nats(logits / T, data.y, prior)}
     figures = {"temperature": T, "parameters": parameter_count(model)}
     figures |= {"ece": ece(logits, data.y), "ece, scaled": ece(logits / T, data.y)}
-    learnt = answers(model, lesson(row, seed))[0]
-    figures["training"] = right(learnt, lesson(row, seed).y).mean()
+    learnt = lesson(row, seed)
+    figures["training"] = right(answers(model, learnt)[0], learnt.y).mean()
     figures["validation"] = right(chosen, others.y).mean()
     figures |= {f"weight, {m}": share for m, share in zip(data.x, weights.mean(0), strict=True)}
     for step, lengths in model.looks.items():
@@ -542,7 +540,7 @@ def score(model, row: str, seed: int, part: str = "test") -> Figures:
         more, only = robustness(model, data)
         figures, outcomes = figures | more, outcomes | only
     if len(data.x) == 2 and s["data"] == "digits":
-        outcomes |= imputed(model, lesson(row, seed), data)
+        outcomes |= imputed(model, learnt, data)
     if len(data.x) == 1:
         figures |= told(nats(chosen / T, others.y, prior), others.y)
     if len(data.x) > 2:
@@ -550,7 +548,7 @@ def score(model, row: str, seed: int, part: str = "test") -> Figures:
     if s["data"] == "things":
         outcomes |= presence(model, data, examples("things", part).valid.all(1))
     if s.get("probe"):
-        outcomes |= {f"probe, {m}": probe(model, m, lesson(row, seed), data) for m in data.x}
+        outcomes |= {f"probe, {m}": probe(model, m, learnt, data) for m in data.x}
     if outcomes["nats"].isnan().any():  # in the others NaN says that an item was not asked
         raise FloatingPointError(f"{row}, seed {seed}: expected finite answers, found NaN")
     asked = {name: ~values.isnan() for name, values in outcomes.items()}
@@ -639,6 +637,7 @@ def noisy(data: Examples, m: str, size: float) -> Examples:
 def contributions(model: Fused, data: Examples, prior: Tensor) -> dict[str, float]:
     """Return each modality's Shapley value in nats, what it achieves alone, what is lost without it."""
 
+    @cache
     def value(shown: frozenset) -> float:
         return nats(answers(model, data, shown)[0], data.y, prior).mean().item()
 
