@@ -85,7 +85,7 @@ def started(monkeypatch, tmp_path) -> list:
     """The runs that a sweep starts; each is recorded at once instead of being trained."""
     runs = []
 
-    def start(name, row, seed, stamp, scale, folder, threads):
+    def start(name, row, seed, stamp, scale, folder):
         runs.append((row, seed))
         ledger = Ledger(name, scale)
         ledger.record(row, seed, Figures({"hit": len(runs)}), code=stamp)
@@ -127,7 +127,7 @@ def test_stale_runs_are_accepted_if_repeated_ones_give_the_same(monkeypatch, tmp
     figures = {"a": 0.5, "b": 0.25}
     repeated = []
 
-    def start(name, row, seed, stamp, scale, folder, threads):
+    def start(name, row, seed, stamp, scale, folder):
         repeated.append((row, seed))
         ledger = Ledger(name, scale)
         ledger.record(row, seed, Figures({"hit": figures[row]}), code=stamp, seconds=len(repeated))
@@ -152,7 +152,7 @@ def test_stale_runs_are_accepted_if_repeated_ones_give_the_same(monkeypatch, tmp
 def test_one_run_that_differs_and_nothing_is_accepted(monkeypatch, tmp_path):
     figures = {"hit": 0.5}
 
-    def start(name, row, seed, stamp, scale, folder, threads):
+    def start(name, row, seed, stamp, scale, folder):
         ledger = Ledger(name, scale)
         ledger.record(row, seed, Figures(figures), code=stamp)
         return ledger

@@ -2,21 +2,24 @@
 
     python -m tools.sweep --chapter 06 --rows "pixels; short, margin" --jobs 2
 
-Every run is a process of its own. The ledger is written after each, so a sweep that is stopped goes on where
-it was. A run is repeated only where the code that it reaches, its settings or its data have changed.
+Every run is a process of its own, forked from one that has already imported the recipe. The ledger is
+written after each, so a sweep that is stopped goes on where it was. A run is repeated only where the code
+that it reaches, its settings or its data have changed.
 """
 
 import argparse
 import datetime
 import hashlib
 import importlib
+import multiprocessing
 import os
 import re
 import resource
-import subprocess
+import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -110,23 +113,40 @@ def peak_memory_mb() -> int:
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10))  # bytes there, KiB elsewhere
 
 
-def start_run(name: str, row: str, seed: int, stamp: str, scale: str, folder: Path, threads: int) -> Ledger:
+def start_run(name: str, row: str, seed: int, stamp: str, scale: str, folder: Path) -> Ledger:
     """Run one row with one seed in a process of its own and return its ledger.
 
     Raises:
-        RuntimeError: if the process fails; the message ends with what it printed last.
+        RuntimeError: if the process fails; the message ends with what went wrong.
     """
-    path = Path(tempfile.mkdtemp(dir=folder)) / "run.json"
-    setting = {**os.environ, "MMTUTOR_SCALE": scale, "TQDM_DISABLE": "1"}
-    setting |= {
-        "OMP_NUM_THREADS": str(threads),
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-    }
-    command = [sys.executable, "-m", "tools.sweep", "--one", name, row, str(seed), stamp, scale, str(path)]
-    done = subprocess.run(command, env=setting, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{row}, seed {seed}:\n" + "\n".join(done.stderr.strip().splitlines()[-12:]))
+    place = Path(tempfile.mkdtemp(dir=folder))
+    path, error = place / "run.json", place / "error.txt"
+    process = multiprocessing.Process(target=_run_aside, args=(error, name, row, seed, stamp, scale, path))
+    process.start()
+    process.join()
+    if process.exitcode:
+        said = error.read_text(encoding="utf-8") if error.exists() else f"exit status {process.exitcode}"
+        raise RuntimeError(f"{row}, seed {seed}:\n" + "\n".join(said.strip().splitlines()[-12:]))
     return Ledger.load(path, name, scale)
+
+
+def _run_aside(error: Path, *run) -> None:
+    """Do `run_one`; what goes wrong is written to a file, for the process that waits."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the sweep: what has begun is finished
+    try:
+        run_one(*run)
+    except Exception:
+        error.write_text(traceback.format_exc(), encoding="utf-8")
+        raise SystemExit(1) from None
+
+
+def prepare_processes(name: str, scale: str, jobs: int) -> None:
+    """Set what the processes of runs inherit; where that is possible they are forked after the imports."""
+    cores = int(environment()["cores"])
+    os.environ |= {"MMTUTOR_SCALE": scale, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": f"{max(1, cores // jobs)}"}
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        multiprocessing.set_start_method("forkserver", force=True)
+        multiprocessing.set_forkserver_preload(["tools.sweep", f"mmtutor.experiments.{name}"])
 
 
 def sweep(name: str, wanted_rows: list[str], scale: str, jobs: int, seeds: int | None = None) -> int:
@@ -139,13 +159,14 @@ def sweep(name: str, wanted_rows: list[str], scale: str, jobs: int, seeds: int |
     chosen = {row: rows[row] for row in wanted_rows or rows}
     due = due_runs(name, chosen, Ledger.load(path, name, scale), seeds or SEEDS, more)
     print(f"{name}, {scale}: {len(due)} runs due, {len(chosen)} rows, {jobs} at a time")
-    failures, threads = [], max(1, int(environment()["cores"]) // jobs)
+    failures = []
+    prepare_processes(name, scale, jobs)
     with (
         tempfile.TemporaryDirectory() as folder,
         ThreadPoolExecutor(jobs) as pool,
         tqdm(total=len(due), unit="run") as progress,
     ):
-        running = {pool.submit(start_run, name, *run, scale, Path(folder), threads): run for run in due}
+        running = {pool.submit(start_run, name, *run, scale, Path(folder)): run for run in due}
         try:
             for future in as_completed(running):
                 row, seed, _ = running[future]
@@ -191,9 +212,9 @@ def confirm(name: str, scale: str, jobs: int, count: int, seeds: int | None = No
     by_row = {run[0]: run for run in sorted(stale, key=_shuffled)}
     drawn = sorted(by_row.values(), key=_shuffled)[:count]
     print(f"{name}, {scale}: {len(stale)} stale runs, {len(drawn)} to repeat, {jobs} at a time")
-    threads = max(1, int(environment()["cores"]) // jobs)
+    prepare_processes(name, scale, jobs)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
-        again = pool.map(lambda run: start_run(name, *run, scale, Path(folder), threads), drawn)
+        again = pool.map(lambda run: start_run(name, *run, scale, Path(folder)), drawn)
         different = [
             f"{row}, seed {seed}: {key} was {old.get(key)!r:.60}, is {new.get(key)!r:.60}"
             for (row, seed, _), repeated in zip(drawn, again, strict=True)
@@ -216,10 +237,6 @@ def _shuffled(run: tuple[str, int, str]) -> bytes:
 
 def main() -> None:
     """Sweep what the command line and the variables of `make` ask for."""
-    if sys.argv[1:2] == ["--one"]:
-        name, row, seed, stamp, scale, path = sys.argv[2:]
-        run_one(name, row, int(seed), stamp, scale, Path(path))
-        return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--chapter", default=os.environ.get("CHAPTER", ""), help="number or name; default: all"
