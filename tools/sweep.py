@@ -146,7 +146,7 @@ def prepare_processes(name: str, scale: str, jobs: int) -> None:
     os.environ |= {"MMTUTOR_SCALE": scale, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": f"{max(1, cores // jobs)}"}
     if "forkserver" in multiprocessing.get_all_start_methods():
         multiprocessing.set_start_method("forkserver", force=True)
-        multiprocessing.set_forkserver_preload(["tools.sweep", f"mmtutor.experiments.{name}"])
+        multiprocessing.set_forkserver_preload([f"mmtutor.experiments.{name}"])
 
 
 def sweep(name: str, wanted_rows: list[str], scale: str, jobs: int, seeds: int | None = None) -> int:
