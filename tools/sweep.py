@@ -124,7 +124,7 @@ def start_run(name: str, row: str, seed: int, stamp: str, scale: str, folder: Pa
     process = multiprocessing.Process(target=_run_aside, args=(error, name, row, seed, stamp, scale, path))
     process.start()
     process.join()
-    if process.exitcode:
+    if not path.exists():  # it is written in one step, at the end
         said = error.read_text(encoding="utf-8") if error.exists() else f"exit status {process.exitcode}"
         raise RuntimeError(f"{row}, seed {seed}:\n" + "\n".join(said.strip().splitlines()[-12:]))
     return Ledger.load(path, name, scale)
