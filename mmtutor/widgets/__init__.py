@@ -3,6 +3,7 @@
 from .augmentation_lab import AugmentationLab
 from .base import BookWidget
 from .contrastive_playground import ContrastivePlayground
+from .divergence_playground import DivergencePlayground
 from .embedding_explorer import EmbeddingExplorer
 from .fusion_switches import FusionSwitches
 from .gradient_compass import GradientCompass
@@ -14,6 +15,7 @@ __all__ = [
     "AugmentationLab",
     "BookWidget",
     "ContrastivePlayground",
+    "DivergencePlayground",
     "EmbeddingExplorer",
     "FusionSwitches",
     "GradientCompass",
