@@ -241,10 +241,11 @@ COMPARED = (
 PENALTIES = (0.0001, 0.001, 0.01, 0.03, 0.1)
 PENALISED = {  # at the rate that the validation items chose without a penalty, mean of five seeds
     "MSE + variance + covariance": {"SGD": 1.0, "Adam": 0.003, "Adagrad": 0.03},
-    "margin": {"SGD": 0.1, "Adam": 0.01, "Adagrad": 0.03},
+    "margin": {"SGD": 0.1, "Adam": 0.01, "Adagrad": 0.01},
     "contrastive": {"SGD": 1.0, "Adam": 0.01, "Adagrad": 0.1},
 }
 SHARES = (0.02, 0.05, 0.2)
+BRIEFLY = (0.125, 0.25, 0.5)  # parts of the usual steps: with few pairs fewer may be better
 
 
 def classifying(data: str, inputs, **more) -> dict:
@@ -287,7 +288,7 @@ def families(data: str, inputs, **more) -> dict[str, dict]:
     known = {
         "nearest": {"baseline": "nearest", "deterministic": True},
         "CCA": {"baseline": "CCA", "deterministic": True},
-        "kernel CCA": {"baseline": "kernel CCA", "deterministic": True},
+        "kernel CCA": {"baseline": "kernel CCA"},
         "mixture": {"baseline": "mixture"},
         "mixture, deep": {"guide": True},
         "mixture + adversarial": {"guide": True, "adversary": True},
@@ -298,6 +299,7 @@ def families(data: str, inputs, **more) -> dict[str, dict]:
         "contrastive": {"objective": "contrastive"},
         "contrastive + adversarial": {"objective": "contrastive", "adversary": True},
         "contrastive, false pairs": {"objective": "contrastive", "false": True},
+        "contrastive, longer": {"objective": "contrastive", "longer": 5},
     }
     return {f"{data}, {name}": s | family for name, family in known.items()}
 
@@ -309,6 +311,10 @@ def with_few_pairs() -> dict[str, dict]:
     rows = {kind: everything[f"digits, {kind}"] for kind in kinds}
     rows["self-taught"] = rows["contrastive"] | {"taught": True}
     rows["contrastive, penalty"] = rows["contrastive"] | {"penalty": 0.01}
+    rows["CCA, known only"] = rows["CCA"] | {"known only": True}
+    rows["kernel CCA, known only"] = rows["kernel CCA"] | {"known only": True}
+    for kind in ("contrastive", "contrastive + adversarial", "self-taught"):
+        rows |= {f"{kind}, {part:g} of the steps": rows[kind] | {"longer": part} for part in BRIEFLY}
     return {"digits, self-taught": rows["self-taught"]} | {
         f"digits, {kind}, {share:.0%} of pairs".replace("%", " %"): {
             **s,
@@ -362,7 +368,18 @@ ROWS = {
     },
     **classifiers("picture + name", "things", NAMED, ("JS",)),
     **classifiers("picture + name, 10 of each", "things", NAMED, ("JS",), MORE_WEIGHTS, few=10),
+    **classifiers("fourier + fourier again, 5 of each", "digits", AGAIN, ("JS",), few=5),
+    "fourier + zernike, 5 of each, JS 10": classifying("digits", PAIRS[0], few=5, agree="JS", weight=10.0),
+    "fourier + fourier again, no labels, mixture": classifying("digits", AGAIN, few=0, baseline="clusters"),
     # objectives, optimisers, rates and penalties
+    "untrained": {
+        "data": "digits",
+        "inputs": CHIEF,
+        "ask": "match",
+        "objective": "MSE",
+        "optimiser": "SGD",
+        "rate": 0.0,
+    },
     **{row: s for objective in COMPARED for row, s in by_optimiser(objective).items()},
     **{row: s for objective in PENALISED for row, s in penalised(objective).items()},
     # families of models
@@ -377,12 +394,26 @@ ROWS = {
             **settings,
         }
         for more, settings in {
-            "longer": {"longer": 5},
             "computed": {"computed": True},
             "computed, longer": {"computed": True, "longer": 5},
         }.items()
     },
     **families("digits", CHIEF),
+    "digits, CCA of 32": {
+        "data": "digits",
+        "inputs": CHIEF,
+        "ask": "match",
+        "baseline": "CCA",
+        "instead": {"kept": {"numbers": 32, "texts": 0}},
+        "deterministic": True,
+    },
+    "digits, adversarial only, longer": {
+        "data": "digits",
+        "inputs": CHIEF,
+        "ask": "match",
+        "adversary": True,
+        "longer": 3,
+    },
     **with_few_pairs(),
 }
 
@@ -433,9 +464,10 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
     known, everything = lesson(row, seed, shuffle_pairs)
     if "baseline" in s:
         known = labels(s, known, seed) if s["ask"] == "classify" else known
-        return baselines.fit(s["baseline"], s["data"], known, everything, generator)
+        everything = known if s.get("known only") else everything
+        return baselines.fit(s["baseline"], s["data"], known, everything, generator, s.get("instead"))
     model = build(s, WIDTH[scale]).to(where)
-    steps = STEPS[scale][s["data"]] * s.get("longer", 1)
+    steps = max(1, round(STEPS[scale][s["data"]] * s.get("longer", 1)))
     if s.get("guide"):
         mixture = baselines.fit("mixture", s["data"], known, everything, generator)
         model.weights, known = mixture.model.weights, replace(known, y=mixture.posterior(known).float())

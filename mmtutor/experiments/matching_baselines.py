@@ -62,12 +62,13 @@ class Principal:
         kept: components of numbers and of texts.
         kernel: instead of principal components of numbers so many of a Gaussian kernel,
             :math:`\exp(-\text{kernel}\,\lVert x-x'\rVert^2/D)`, if it is not 0.
+        seed: of the examples from which the kernel is measured.
 
     Attributes:
         maps: of each modality, by its name.
     """
 
-    def __init__(self, data: Examples, kept: dict[str, int], kernel: float = 0.0):
+    def __init__(self, data: Examples, kept: dict[str, int], kernel: float = 0.0, seed: int = 0):
         self.maps = {}
         for m in data.x:
             if m in TEXTS:
@@ -76,7 +77,7 @@ class Principal:
             else:
                 (n, width), most = raw(data, m).shape, kept["numbers"]
                 principal = PCA(min(most, n, width), random_state=0)
-                curved = Nystroem(gamma=kernel / width, n_components=min(most, n), random_state=0)
+                curved = Nystroem(gamma=kernel / width, n_components=min(most, n), random_state=seed)
                 steps = [StandardScaler(), curved if kernel else principal]
             self.maps[m] = make_pipeline(*steps).fit(raw(data, m))
 
@@ -176,11 +177,11 @@ class Canonical:
         data: known pairs.
         everything: to find the principal components of.
         ridge: see `mmtutor.mapping.CCA`.
-        kept, kernel: see `Principal`.
+        kept, kernel, seed: see `Principal`.
     """
 
-    def __init__(self, data: Examples, everything: Examples, ridge: float, kept, kernel: float = 0.0):
-        self.principal = Principal(everything, kept, kernel)
+    def __init__(self, data: Examples, everything: Examples, ridge: float, kept, kernel=0.0, seed: int = 0):
+        self.principal = Principal(everything, kept, kernel, seed)
         x, y = self.principal(data)
         self.cca = CCA(x, y, min(SHARED, x.shape[1], y.shape[1]), ridge)
 
@@ -307,19 +308,21 @@ SETTINGS = {
 }
 
 
-def fit(kind: str, which: str, data: Examples, everything: Examples, generator: torch.Generator):
+def fit(kind: str, which: str, data: Examples, everything: Examples, generator, instead: dict | None = None):
     """Return a baseline fitted to the known pairs of ``"digits"`` or ``"things"``.
+
+    ``instead`` replaces some of its ``SETTINGS``.
 
     Raises:
         ValueError: for an unknown kind.
     """
     if kind not in SETTINGS[which]:
         raise ValueError(f"baseline: expected one of {', '.join(SETTINGS[which])}; found {kind!r}")
-    s = SETTINGS[which][kind]
+    s = SETTINGS[which][kind] | (instead or {})
     if kind == "nearest":
         return Nearest(data, everything, **s)
     if kind in ("CCA", "kernel CCA"):
-        return Canonical(data, everything, **s)
+        return Canonical(data, everything, seed=generator.initial_seed(), **s)
     if kind == "spreading":
         return Spreading(data, everything, **s)
     if kind == "clusters":
