@@ -2,12 +2,12 @@ r"""Two towers that talk to each other, a gate that says whom to trust, and what
 
 A tower maps a modality to points :math:`h_m`, ``(B, D)``. A residual interaction lets two towers that agree
 learn from each other. The gate is a small conditional random field over "modality ``m`` is to be trusted",
-:math:`u_m\in\{0,1\}`; its marginals rank, choose and weight the modalities.
+:math:`u_m\in\{0,1\}`; its marginals rank, choose and weight the modalities, in front of any fuser.
 """
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from mmtutor.contrastive import check_pair, check_positive, unit
 
 Scalar = Float[Tensor, ""]
 Points = dict[str, Float[Tensor, "batch dim"]]
+Fused = tuple[Float[Tensor, "batch out"], Float[Tensor, "batch m"]]
 
 EXACT_UP_TO = 6  # modalities: 64 states an item
 ENUMERABLE = 12  # 4096 states an item
@@ -244,15 +245,16 @@ class CRFGate(nn.Module):
     .. math:: p(u\mid x)\propto\exp\Big(\sum_m\vartheta_m(h_m)\,u_m+\sum_{m<n}w_{mn}s_{mn}u_mu_n\Big),\qquad
               s_{mn}=\hat h_m^\top\hat h_n
 
-    A small network for each modality gives :math:`\vartheta_m`; :math:`w` is learnt and starts at 0, where
-    the marginals are sigmoids. With :math:`w_{mn}>0`, modalities that agree vouch for each other, and those
-    that disagree (:math:`s<0`) exclude each other. By the loss of a task alone nothing need close a gate:
-    add :func:`corruption_loss`.
+    A small network for each modality gives :math:`\vartheta_m`; :math:`w` is learnt. At 0 the marginals are
+    sigmoids. With :math:`w_{mn}>0`, modalities that agree vouch for each other, and those that disagree
+    (:math:`s<0`) exclude each other. By the loss of a task alone nothing need close a gate: add
+    :func:`corruption_loss`.
 
     Args:
         modalities: names, in the order of the columns.
         dim: width ``D`` of the points, the same for all, in one space (else :math:`s` means nothing).
         hidden: width of the hidden layer behind :math:`\vartheta_m`.
+        coupling: :math:`w_{mn}` at the start, the same for all pairs.
 
     Shapes: dict of ``(B, D)`` -> ``(B, M)``.
 
@@ -268,14 +270,14 @@ class CRFGate(nn.Module):
                 [False, False]])
     """
 
-    def __init__(self, modalities: Iterable[str], dim: int, hidden: int = 32):
+    def __init__(self, modalities: Iterable[str], dim: int, hidden: int = 32, *, coupling: float = 0.0):
         super().__init__()
         self.modalities, self.dim = _check_modalities(modalities), dim
         self.scores = nn.ModuleList(
             nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, 1)) for _ in self.modalities
         )
         self.register_buffer("pairs", torch.triu_indices(*[len(self.modalities)] * 2, offset=1))
-        self.coupling = nn.Parameter(torch.zeros(self.pairs.shape[1]))
+        self.coupling = nn.Parameter(torch.full((self.pairs.shape[1],), float(coupling)))
 
     @property
     def w(self) -> Float[Tensor, "m m"]:
@@ -364,27 +366,98 @@ def choose_modalities(
 def confidence_weights(
     marginals: Float[Tensor, "batch m"], valid: Bool[Tensor, "batch m"] | None = None
 ) -> Float[Tensor, "batch m"]:
-    r"""Turn marginals into weights that sum to one, :math:`\omega_m=p_m/\sum_{n\in V}p_n`.
+    r"""Say how much the set of the ``k`` most trusted modalities counts, for each ``k`` from 1 to ``M``.
+
+    .. math:: \omega_k=\frac{p_{(k)}-p_{(k+1)}}{p_{(1)}},\qquad
+              p_{(1)}\ge\dots\ge p_{(M)}\ge p_{(M+1)}=0
+
+    Draw how strict to be, :math:`t`, uniformly between 0 and :math:`p_{(1)}`, and trust the modalities with
+    :math:`p_m\ge t`. These are the :math:`k` most trusted if :math:`p_{(k+1)}<t\le p_{(k)}`, which has the
+    probability :math:`\omega_k`.
 
     Args:
-        marginals: :math:`p`, ``(B, M)``, from :class:`CRFGate`.
-        valid: :math:`V`, which modalities are there, ``(B, M)``; by default all.
+        marginals: :math:`p`, ``(B, M)``, from :class:`CRFGate`; of absent modalities they count as 0.
+        valid: which modalities are there, ``(B, M)``; by default all.
 
     Returns:
-        ``(B, M)``; zeros where nothing is there or nothing is trusted.
+        ``(B, M)``, rows that sum to 1. Where all are trusted alike, even if not at all, the set of all has
+        the weight 1.
 
     Raises:
         ValueError: for no probabilities ``(B, M)``, or a mask of another shape.
 
     Example:
-        >>> confidence_weights(torch.tensor([[0.2, 0.6], [0.0, 0.0]]))
-        tensor([[0.2500, 0.7500],
-                [0.0000, 0.0000]])
+        >>> confidence_weights(torch.tensor([[0.2, 0.8, 0.6], [0.3, 0.3, 0.3]]))
+        tensor([[0.2500, 0.5000, 0.2500],
+                [0.0000, 0.0000, 1.0000]])
     """
     valid = _check_marginals(marginals, valid)
-    p = torch.where(valid, marginals, 0)
-    total = p.sum(1, keepdim=True)
-    return p / total.masked_fill(total == 0, 1)
+    p = torch.where(valid, marginals, 0).sort(1, descending=True).values
+    most = p[:, :1]
+    strictest = torch.where(most > 0, p / most.masked_fill(most == 0, 1), 1)  # share of t that lets each in
+    return strictest - nn.functional.pad(strictest[:, 1:], (0, 1))
+
+
+def fuse_by_confidence(
+    fuser: Callable[[Points, Tensor], Fused],
+    features: Points,
+    marginals: Float[Tensor, "batch m"],
+    valid: Bool[Tensor, "batch m"] | None = None,
+) -> Fused:
+    r"""Fuse by how far each modality is trusted, with any fuser: it sees the most trusted, then ever more.
+
+    .. math:: z=\sum_{k=1}^M\omega_k\,\phi\big(\{h_m\}_{m\in S_k}\big)
+               =\mathbb E_{t\sim U(0,\,p_{(1)})}\,\phi\big(\{h_m:p_m\ge t\}\big)
+
+    with the ``k`` most trusted modalities :math:`S_k` and :math:`\omega_k` of :func:`confidence_weights`. A
+    fuser asks of a modality only whether it is there; a marginal lies between yes and no, so this is the mean
+    over where to draw the line. It follows that
+
+    * a modality with :math:`p_m=0` is absent: every :math:`S_k` that has it counts
+      :math:`p_{(k)}-p_{(k+1)}=0`;
+    * equal marginals are no gate at all: all but :math:`\omega_M=1` vanish. Only ratios of marginals matter;
+    * between them :math:`z` is continuous: where two marginals meet, the set with one of them has no weight.
+
+    Multiplying each :math:`h_m` by :math:`p_m` would leave a fuser's bias at :math:`p_m=0`, and shrink
+    :math:`z` where little is trusted. A mean of the points with weights :math:`p_m/\sum_np_n` has the right
+    limits too, but takes the place of the fuser.
+
+    Args:
+        fuser: :math:`\phi`, ``fuser(features, valid) -> (fused, weights)``; called once, on ``M B`` items.
+        features: :math:`h_m`, ``(B, D)``, by modality in the order of the columns.
+        marginals: :math:`p`, ``(B, M)``, from :class:`CRFGate`.
+        valid: which modalities are there, ``(B, M)``; by default all.
+
+    Returns:
+        The fused points ``(B, out)``, and the mean of the fuser's weights ``(B, M)``.
+
+    Raises:
+        ValueError: for no probabilities ``(B, M)``, a mask of another shape, other numbers of modalities.
+
+    Source:
+        Lovász (1983), who extends a function of sets to weighted sets in this way.
+
+    Example:
+        >>> def total(features, valid):
+        ...     weights = valid.float()
+        ...     return torch.einsum("bm,bmd->bd", weights, torch.stack([*features.values()], 1)), weights
+        >>> h = {"image": torch.tensor([[1.0]]), "text": torch.tensor([[10.0]])}
+        >>> fused, weights = fuse_by_confidence(total, h, torch.tensor([[0.8, 0.2]]))
+        >>> fused, weights  # 0.75 * 1 + 0.25 * (1 + 10)
+        (tensor([[3.5000]]), tensor([[1.0000, 0.2500]]))
+    """
+    valid = _check_marginals(marginals, valid)
+    batch, m = marginals.shape
+    if len(features) != m:
+        raise ValueError(f"features: expected {m} modalities, found {list(features)}")
+    omega = confidence_weights(marginals, valid)
+    most_trusted = torch.cat([choose_modalities(marginals, k, valid) for k in range(1, m + 1)])
+    fused, weights = fuser({name: h.repeat(m, 1) for name, h in features.items()}, most_trusted)
+
+    def mean(x: Float[Tensor, "sets _"]) -> Float[Tensor, "batch _"]:
+        return torch.einsum("bk,kbd->bd", omega.to(x), x.unflatten(0, (m, batch)))
+
+    return mean(fused), mean(weights)
 
 
 def corruption_loss(
@@ -423,11 +496,15 @@ def swap_modalities(
     rate: float,
     valid: Bool[Tensor, "batch m"] | None = None,
     generator: torch.Generator | None = None,
+    *,
+    groups: Int[Tensor, " batch"] | None = None,
 ) -> tuple[dict[str, Tensor], Bool[Tensor, "batch m"]]:
     """Corrupt some modalities of some items on purpose: put that of another item in its place.
 
     What is put there is real, only wrong: no modality alone gives it away, their disagreement does. (With
-    two modalities nobody can say which of them is the wrong one; with three or more, the odd one out.)
+    two modalities nobody can say which of them is the wrong one; with three or more, the odd one out.) If
+    what counts is the class, a cat's picture is not wrong beside the name of another cat: then say by
+    ``groups`` which items are alike.
 
     Args:
         inputs: ``(B, ...)`` for each modality, of any type; not changed.
@@ -435,33 +512,42 @@ def swap_modalities(
         valid: which modalities are there, ``(B, M)``, in the order of ``inputs``; by default all. Absent
             ones are neither replaced nor taken.
         generator: on the CPU; by default PyTorch's.
+        groups: of each item, ``(B,)``; what is put in place comes from another group. By default each item
+            is its own.
 
     Returns:
-        The new inputs, and what was corrupted, bool ``(B, M)``. A modality that only one item has stays.
+        The new inputs, and what was corrupted, bool ``(B, M)``. A modality that no item of another group has
+        stays, and is not called corrupted.
 
     Raises:
-        ValueError: for a rate outside of 0 to 1, no modality, different batch sizes, a mask of another shape.
+        ValueError: for a rate outside of 0 to 1, no modality, different batch sizes, a mask or groups of
+            another shape.
 
     Example:
         >>> inputs = {"image": torch.arange(4), "text": torch.arange(4)}
         >>> swapped, corrupted = swap_modalities(inputs, rate=0.5)
         >>> torch.equal(swapped["text"] != inputs["text"], corrupted[:, 1])
         True
+        >>> even = torch.arange(4) % 2
+        >>> swap_modalities(inputs, rate=1.0, groups=even)[0]["image"] % 2
+        tensor([1, 0, 1, 0])
     """
     if not 0 <= rate <= 1:
         raise ValueError(f"rate: expected 0 to 1, found {rate}")
     names = _check_modalities(inputs)
     valid = _check_inputs(inputs, names, valid)
     there, own = valid.cpu(), torch.arange(len(valid))
+    groups = own if groups is None else groups.cpu()
+    if groups.shape != own.shape:
+        raise ValueError(f"groups: expected shape ({len(valid)},), found {tuple(groups.shape)}")
     corrupted = there & (torch.rand(there.shape, generator=generator) < rate)
     swapped = {}
     for m, name in enumerate(names):
-        present = own[there[:, m]]
-        circle = present[torch.randperm(len(present), generator=generator)]
-        partner = own.clone()
-        partner[circle] = circle.roll(1)  # in a circle of two or more nobody is their own partner
-        corrupted[:, m] &= partner != own
-        source = torch.where(corrupted[:, m], partner, own)
+        partners = (groups[:, None] != groups) & there[:, m]  # (B, B): from whom each could get it
+        rows = corrupted[:, m] & partners.any(1)
+        corrupted[:, m], source = rows, own.clone()
+        if rows.any():
+            source[rows] = torch.multinomial(partners[rows].float(), 1, generator=generator)[:, 0]
         swapped[name] = inputs[name][source.to(inputs[name].device)]
     return swapped, corrupted.to(valid.device)
 
@@ -484,7 +570,8 @@ class ResidualInteraction(nn.Module):
         dim: width ``D`` of both points.
         hidden: width of the hidden layer of :math:`F_I`; by default ``D``.
         slope: :math:`\alpha>0` at the start.
-        offset: :math:`\beta` at the start.
+        offset: :math:`\beta` at the start. By default the gate is closed below :math:`s=-\frac12` and open
+            above :math:`\frac12`: cosines of points that have learnt nothing lie between, where it can learn.
 
     Raises:
         ValueError: for a slope that is not positive; (the call) for points that are not two finite
@@ -498,7 +585,7 @@ class ResidualInteraction(nn.Module):
         ([1.0, 0.0], True)
     """
 
-    def __init__(self, dim: int, hidden: int | None = None, *, slope: float = 1.0, offset: float = 0.0):
+    def __init__(self, dim: int, hidden: int | None = None, *, slope: float = 1.0, offset: float = 0.5):
         super().__init__()
         check_positive("slope", slope)
         self.dim = dim
@@ -542,7 +629,7 @@ class TowerOutput:
 
     Attributes:
         fused: ``(B, out_dim)``, from the fuser.
-        weights: ``(B, M)``, the fuser's.
+        weights: ``(B, M)``, the fuser's; with a gate their mean, see :func:`fuse_by_confidence`.
         confidence: ``(B, M)``, the gate's marginals; without a gate 1 for what is there.
         interaction: how open each interaction was, ``(B,)`` by the name of the modality that took from it.
         features: what the towers sent, ``(B, D)`` by modality, before interaction; zeros where absent.
@@ -563,16 +650,17 @@ class TowerOutput:
 class TwoTower(nn.Module):
     r"""Towers, an interaction between them, a gate that says whom to trust, and a fuser.
 
-    .. math:: x_m\mapsto h_m\mapsto\tilde h_m\mapsto p_m\tilde h_m\mapsto z
+    .. math:: x_m\mapsto h_m\mapsto\tilde h_m\;(\text{interaction}),\qquad h\mapsto p\;(\text{gate}),\qquad
+              (\tilde h,p)\mapsto z\;(\text{fuser})
 
     *Symmetric*, without ``lead``: each modality takes from the mean of the others that are there, by a
     :class:`ResidualInteraction` of its own; for two modalities, each from the other. *Asymmetric*, with
     ``lead``: the first tower is the most informative modality, the second tower all the rest, by their
     mean; only the lead takes from the other tower, the rest go on to the fuser as they are.
 
-    The gate sees the points before the interaction: afterwards, what agrees has been made to. Each point
-    enters the fuser multiplied by its marginal. An absent modality reaches neither its tower nor anything
-    else; where all are absent, the fuser says what comes out.
+    The gate sees the points before the interaction: afterwards, what agrees has been made to. Its marginals
+    say what the fuser sees, see :func:`fuse_by_confidence`; interactions have a gate of their own. An absent
+    modality reaches neither its tower nor anything else; where all are absent, the fuser says what comes out.
 
     Args:
         towers: a module for each modality that maps a batch to ``(B, D)``, by its name.
@@ -582,11 +670,13 @@ class TwoTower(nn.Module):
         lead: the most informative modality, for the asymmetric kind.
         gate: a :class:`CRFGate` of these modalities, in this order; by default all are trusted.
         keep: how many of the most trusted modalities the fuser sees; by default all.
+        interaction: whether there is one; without, :math:`\tilde h_m=h_m`.
+        slope, offset: of every interaction's gate at the start, see :class:`ResidualInteraction`.
 
     Raises:
-        ValueError: for fewer than two modalities, an unknown lead, a gate of others, ``keep`` below 1; (the
-            call) for missing or unknown modalities, different batch sizes, a mask of another shape, a tower
-            that returns another shape.
+        ValueError: for fewer than two modalities, an unknown lead or one without interaction, a gate of
+            others, ``keep`` below 1 or without a gate; (the call) for missing or unknown modalities,
+            different batch sizes, a mask of another shape, a tower that returns another shape.
 
     Source:
         The gate in the place of a sigmoid, and the mean as partner of more than two, are ours; the residual
@@ -613,18 +703,27 @@ class TwoTower(nn.Module):
         lead: str | None = None,
         gate: CRFGate | None = None,
         keep: int | None = None,
+        interaction: bool = True,
+        slope: float = 1.0,
+        offset: float = 0.5,
     ):
         super().__init__()
         self.modalities, self.dim = _check_modalities(towers, least=2), dim
         if lead is not None and lead not in self.modalities:
             raise ValueError(f"lead: expected one of {self.modalities}, found {lead!r}")
+        if lead is not None and not interaction:
+            raise ValueError(f"lead: expected an interaction in which one leads, found {lead!r} without")
         if gate is not None and gate.modalities != self.modalities:
             raise ValueError(f"gate: expected the modalities {self.modalities}, found {gate.modalities}")
         if keep is not None:
             check_positive("keep", keep)
+            if gate is None:
+                raise ValueError(f"keep: expected a gate to choose by, found {keep} without")
         self.towers, self.fuser, self.gate, self.keep = nn.ModuleDict(towers), fuser, gate, keep
-        takers = self.modalities if lead is None else [lead]
-        self.interactions = nn.ModuleDict({name: ResidualInteraction(dim) for name in takers})
+        takers = (self.modalities if lead is None else [lead]) if interaction else []
+        self.interactions = nn.ModuleDict(
+            {name: ResidualInteraction(dim, slope=slope, offset=offset) for name in takers}
+        )
         self.frozen: set[str] = set()
 
     def encode(self, inputs: dict, valid: Bool[Tensor, "batch m"] | None = None) -> Points:
@@ -642,7 +741,7 @@ class TwoTower(nn.Module):
 
     def _send(self, name: str, x, present: Bool[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
         if not present.any():
-            weight = next(self.interactions.parameters())
+            weight = next(self.parameters(), torch.zeros(()))  # of its type: nothing else says which
             return weight.new_zeros(len(present), self.dim)
         rows = x[present] if isinstance(x, Tensor) else [x[i] for i in present.nonzero().flatten().tolist()]
         z = self.towers[name](rows)
@@ -677,12 +776,11 @@ class TwoTower(nn.Module):
         features = self.encode(inputs, valid)
         confidence = self.gate(features, valid) if self.gate else valid.to(features[self.modalities[0]].dtype)
         updated, interaction = self.interact(features, valid)
-        trusted = {
-            name: p[:, None] * updated[name]
-            for name, p in zip(self.modalities, confidence.unbind(1), strict=True)
-        }
         seen = valid if self.keep is None else choose_modalities(confidence, self.keep, valid)
-        fused, weights = self.fuser(trusted, seen)
+        if self.gate:
+            fused, weights = fuse_by_confidence(self.fuser, updated, confidence, seen)
+        else:
+            fused, weights = self.fuser(updated, seen)
         return TowerOutput(fused, weights, confidence, interaction, features)
 
     def freeze(self, *modalities: str) -> None:

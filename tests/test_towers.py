@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
+from mmtutor import fusion
 from mmtutor.towers import (
     CRFGate,
     ResidualInteraction,
@@ -20,6 +21,7 @@ from mmtutor.towers import (
     corruption_loss,
     crf_log_partition,
     crf_marginals,
+    fuse_by_confidence,
     mean_field,
     rank_modalities,
     swap_modalities,
@@ -356,6 +358,11 @@ def test_points_that_do_not_fit_the_gate_are_refused(features, valid, message):
         CRFGate(["image", "text"], 4)(features, valid)
 
 
+def test_couplings_start_where_they_are_told_and_by_default_at_zero():
+    assert torch.equal(CRFGate(NAMES, 4, coupling=2.0).w, 2 * (1 - torch.eye(3)))
+    assert not CRFGate(NAMES, 4).w.any()
+
+
 @pytest.mark.parametrize("names", [[], ["a", "a"]])
 def test_a_gate_needs_different_modalities(names):
     with pytest.raises(ValueError, match="modalities: expected at least 1, all different"):
@@ -379,10 +386,89 @@ def test_the_k_most_trusted_are_chosen_and_never_an_absent_one():
     assert torch.equal(choose_modalities(p, 99, valid), valid)
 
 
-def test_weights_sum_to_one_over_what_is_there_and_are_zero_where_nothing_is():
-    p = torch.tensor([[0.2, 0.6, 0.9], [0.5, 0.5, 0.5]])
-    valid = torch.tensor([[True, True, False], [False, False, False]])
-    torch.testing.assert_close(confidence_weights(p, valid), torch.tensor([[0.25, 0.75, 0], [0, 0, 0]]))
+def test_weights_are_how_often_a_random_strictness_leaves_so_many_modalities():
+    p = torch.tensor([[0.2, 0.6, 0.9], [0.5, 0.0, 0.25]], dtype=torch.float64)
+    t = (torch.arange(9000) + 0.5) / 9000 * p.amax(1)[:, None]
+    trusted = (p[:, None] >= t[..., None]).sum(2)
+    expected = torch.stack([(trusted == k).double().mean(1) for k in (1, 2, 3)], 1)
+    torch.testing.assert_close(confidence_weights(p), expected, rtol=0, atol=2e-4)
+
+
+def test_weights_sum_to_one_also_where_something_is_absent_or_nothing_is_trusted():
+    p = torch.tensor([[0.2, 0.6, 0.9], [0.5, 0.5, 0.5], [0.0, 0.0, 0.0]], requires_grad=True)
+    valid = torch.tensor([[True, True, False], [False, False, False], [True, True, True]])
+    weights = confidence_weights(p, valid)
+    torch.testing.assert_close(weights, torch.tensor([[2 / 3, 1 / 3, 0], [0, 0, 1], [0, 0, 1]]))
+    weights[:, 0].sum().backward()
+    assert torch.isfinite(p.grad).all() and p.grad[0].abs().sum() > 0
+
+
+FUSERS = [
+    fusion.ConcatFusion,
+    fusion.SumFusion,
+    fusion.MeanFusion,
+    fusion.MaxFusion,
+    fusion.GatedFusion,
+    fusion.AttentionFusion,
+    fusion.TransformerFusion,
+    fusion.BilinearFusion,
+    fusion.LowRankFusion,
+    fusion.LateFusion,
+]
+
+
+def random_fuser(kind: type) -> fusion.Fusion:
+    """A fuser of four-dimensional points whose weights and biases are anything but zero."""
+    fuser = kind(dict.fromkeys(NAMES, 4), 4).double()
+    for parameter in fuser.parameters():
+        nn.init.normal_(parameter)
+    return fuser
+
+
+@pytest.mark.parametrize("kind", FUSERS)
+def test_a_marginal_of_zero_is_the_same_as_absence_whatever_the_fuser(kind):
+    fuser, h, p = random_fuser(kind), points(), torch.rand(6, 3, dtype=torch.float64)
+    there = torch.tensor([True, False, True]).expand(6, 3)
+    found = fuse_by_confidence(fuser, h, p * there)
+    for x, expected in zip(found, fuse_by_confidence(fuser, h, p, there), strict=True):
+        torch.testing.assert_close(x, expected, rtol=0, atol=1e-12)
+    assert (found[1][:, 1] == 0).all()
+    alone = torch.tensor([True, False, False]).expand(6, 3)  # one that is trusted: the fuser's own answer
+    torch.testing.assert_close(fuse_by_confidence(fuser, h, p * alone)[0], fuser(h, alone)[0])
+
+
+@pytest.mark.parametrize("kind", FUSERS)
+@pytest.mark.parametrize("p", [1.0, 0.3, 1e-6, 0.0])
+def test_equal_marginals_however_small_are_no_gate_at_all_whatever_the_fuser(kind, p):
+    fuser, h, valid = random_fuser(kind), points(), torch.rand(6, 3) < 0.7
+    found = fuse_by_confidence(fuser, h, torch.full((6, 3), p, dtype=torch.float64), valid)
+    for x, expected in zip(found, fuser(h, valid), strict=True):
+        torch.testing.assert_close(x, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", FUSERS)
+def test_what_is_fused_is_the_mean_over_where_the_line_is_drawn(kind):
+    fuser, h = random_fuser(kind), {name: x[:1] for name, x in points().items()}
+    p, steps = torch.tensor([[0.3, 0.9, 0.6]], dtype=torch.float64), 900
+    t = (torch.arange(steps) + 0.5) / steps * 0.9
+    many = {name: x.expand(steps, 4) for name, x in h.items()}
+    expected = fuser(many, p >= t[:, None])[0].mean(0, keepdim=True)
+    torch.testing.assert_close(fuse_by_confidence(fuser, h, p)[0], expected)
+
+
+def test_where_two_marginals_meet_the_fused_point_does_not_jump_and_its_gradient_is_right():
+    fuser, h = random_fuser(fusion.MaxFusion), points()
+    below, above = (torch.tensor([[0.5, 0.5 + e, 0.8]]).double().expand(6, 3) for e in (-1e-9, 1e-9))
+    torch.testing.assert_close(
+        fuse_by_confidence(fuser, h, below)[0], fuse_by_confidence(fuser, h, above)[0], rtol=0, atol=1e-7
+    )
+    p = torch.rand(6, 3, dtype=torch.float64, requires_grad=True)
+    assert gradcheck(lambda p: fuse_by_confidence(fuser, h, p)[0], (p,))
+
+
+def test_points_of_other_modalities_than_the_marginals_are_refused():
+    with pytest.raises(ValueError, match=r"features: expected 2 modalities, found \['image'\]"):
+        fuse_by_confidence(MeanFuser(), {"image": Z}, torch.ones(2, 2))
 
 
 @pytest.mark.parametrize("p", [torch.zeros(3), torch.full((1, 2), 1.2), torch.full((1, 2), math.nan)])
@@ -430,6 +516,25 @@ def test_swapped_modalities_come_from_another_item_that_has_them():
     assert 0.3 < corrupted[valid].float().mean() < 0.7 and not corrupted[~valid].any()
 
 
+def test_with_groups_what_is_put_in_place_comes_from_another_group_that_has_it():
+    group, valid = torch.arange(60) % 3, torch.rand(60, 2) < 0.7
+    inputs = {"a": torch.arange(60), "b": torch.arange(60)}
+    swapped, corrupted = swap_modalities(inputs, 1.0, valid, groups=group)
+    assert torch.equal(corrupted, valid)  # none of these is called swapped and is right by chance
+    for m, name in enumerate("ab"):
+        rows = corrupted[:, m]
+        assert (group[swapped[name]] != group)[rows].all() and valid[swapped[name][rows], m].all()
+        assert len(swapped[name][rows].unique()) > 10  # not all from the same one
+
+
+def test_where_no_item_of_another_group_has_a_modality_it_stays_and_is_not_called_corrupted():
+    inputs, valid = {"a": torch.arange(4)}, torch.tensor([[True], [True], [False], [True]])
+    swapped, corrupted = swap_modalities(inputs, 1.0, valid, groups=torch.tensor([0, 0, 1, 0]))
+    assert torch.equal(swapped["a"], inputs["a"]) and not corrupted.any()
+    with pytest.raises(ValueError, match=r"groups: expected shape \(4,\), found \(3,\)"):
+        swap_modalities(inputs, 1.0, groups=torch.zeros(3))
+
+
 def test_a_modality_that_only_one_item_has_is_not_swapped_and_a_rate_must_be_one():
     inputs = {"a": torch.arange(3)}
     swapped, corrupted = swap_modalities(inputs, 1.0, torch.tensor([[True], [False], [False]]))
@@ -470,9 +575,17 @@ def test_the_gate_is_exactly_zero_on_disagreement_rises_with_agreement_and_ends_
     assert all((p.grad == 0).all() for p in interaction.F.parameters())  # nothing is learnt from it
 
 
+def test_untrained_gates_are_neither_closed_nor_wide_open_for_points_that_have_nothing_in_common():
+    h, other = torch.randn(2, 1000, 32)
+    _, r = ResidualInteraction(32)(h, other)
+    assert ((r > 0) & (r < 1)).float().mean() > 0.98
+    _, r = ResidualInteraction(32)(h, h)
+    assert (r == 1).all()
+
+
 @pytest.mark.parametrize("slope", [0.01, 1.0, 30.0])
 def test_the_slope_at_the_start_is_the_one_asked_for_and_stays_positive(slope):
-    interaction = ResidualInteraction(2, slope=slope)
+    interaction = ResidualInteraction(2, slope=slope, offset=0.0)
     assert F.softplus(interaction.a).item() == pytest.approx(slope, rel=1e-4)
     with torch.no_grad():
         interaction.a.fill_(-5.0)
@@ -515,12 +628,48 @@ def test_two_symmetric_towers_take_from_each_other_as_the_equations_say():
     p = network.gate(h)
     torch.testing.assert_close(output.confidence, p)
     sides = []
-    for m, (name, other) in enumerate([("image", "text"), ("text", "image")]):
+    for name, other in [("image", "text"), ("text", "image")]:
         taken, r = network.interactions[name](h[name], h[other])
         torch.testing.assert_close(output.interaction[name], r)
         torch.testing.assert_close(output.features[name], h[name])
-        sides.append(p[:, m, None] * taken)
-    torch.testing.assert_close(output.fused, (sides[0] + sides[1]) / 2)
+        sides.append(taken)
+    ratio = (p.amin(1) / p.amax(1))[:, None]  # of the less trusted
+    most = torch.where(p[:, :1] > p[:, 1:], *sides)
+    torch.testing.assert_close(output.fused, (1 - ratio) * most + ratio * (sides[0] + sides[1]) / 2)
+
+
+@pytest.mark.parametrize("kind", FUSERS)
+def test_what_the_gate_rejects_is_as_if_absent_and_a_gate_that_prefers_nobody_is_as_if_there_were_none(kind):
+    network, x = model(interaction=False), things()
+    network.fuser = random_fuser(kind)
+    with torch.no_grad():
+        network.gate.coupling.fill_(0)
+        for score, bias in zip(network.gate.scores, (1.0, -2000.0, 1.0), strict=True):
+            score[2].weight.fill_(0), score[2].bias.fill_(bias)
+    absent = torch.tensor([True, False, True]).expand(6, 3)
+    torch.testing.assert_close(network(x).fused, network(x, absent).fused)
+    nn.init.constant_(network.gate.scores[1][2].bias, 1.0)
+    gated = network(x).fused
+    network.gate = None
+    torch.testing.assert_close(gated, network(x).fused)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_without_interaction_the_fuser_gets_what_the_towers_send(gated):
+    network, x = model(gated=gated, interaction=False), things()
+    output = network(x)
+    assert output.interaction == {} and not any("interactions" in name for name in network.state_dict())
+    sent = {name: network.towers[name](x[name]) for name in NAMES}
+    torch.testing.assert_close(output.features, sent)
+    expected = fuse_by_confidence(network.fuser, sent, output.confidence)[0]
+    torch.testing.assert_close(output.fused, expected)
+    nothing = network(x, torch.zeros(6, 3, dtype=torch.bool))
+    assert (nothing.fused == 0).all() and nothing.fused.dtype == torch.float64
+
+
+def test_slope_and_offset_are_those_of_every_interaction():
+    for interaction in model(slope=2.0, offset=0.2).interactions.values():
+        assert interaction.gate(torch.tensor(0.1).double()).item() == pytest.approx(2 * 0.1 + 0.2)
 
 
 def test_with_a_lead_only_the_lead_changes_and_it_takes_from_the_mean_of_the_rest():
@@ -558,8 +707,8 @@ def test_the_fuser_sees_the_most_trusted_modalities_alone_in_the_order_of_the_to
     output = network({name: x[name] for name in reversed(NAMES)})
     names, seen = network.fuser.seen
     assert names == NAMES and (seen.sum(1) == 1).all()
-    assert torch.equal(seen.int().argmax(1), output.confidence.argmax(1))
-    assert torch.equal(output.weights, seen.double())
+    assert torch.equal(seen.int().argmax(1).view(3, 6), output.confidence.argmax(1).expand(3, 6))
+    assert torch.equal(output.weights, seen[:6].double())
 
 
 def test_a_tower_may_take_a_list_of_texts():
@@ -595,7 +744,9 @@ def test_frozen_towers_stay_to_the_last_bit_while_the_rest_learns():
     [
         ({"names": ["image"]}, "modalities: expected at least 2, all different; found .'image'"),
         ({"lead": "smell"}, "lead: expected one of .*, found 'smell'"),
+        ({"lead": "text", "interaction": False}, "lead: expected an interaction .*, found 'text' without"),
         ({"keep": 0}, "keep: expected a positive number, found 0"),
+        ({"keep": 1, "gated": False}, "keep: expected a gate to choose by, found 1 without"),
     ],
 )
 def test_towers_that_do_not_fit_together_are_refused(options, message):
