@@ -71,15 +71,16 @@ class Principal:
     def __init__(self, data: Examples, kept: dict[str, int], kernel: float = 0.0, seed: int = 0):
         self.maps = {}
         for m in data.x:
+            x = raw(data, m)
             if m in TEXTS:
                 counts = TfidfVectorizer(analyzer=text_features, sublinear_tf=True)
                 steps = [counts, TruncatedSVD(kept["texts"], random_state=0), StandardScaler()]
             else:
-                (n, width), most = raw(data, m).shape, kept["numbers"]
+                (n, width), most = x.shape, kept["numbers"]
                 principal = PCA(min(most, n, width), random_state=0)
                 curved = Nystroem(gamma=kernel / width, n_components=min(most, n), random_state=seed)
                 steps = [StandardScaler(), curved if kernel else principal]
-            self.maps[m] = make_pipeline(*steps).fit(raw(data, m))
+            self.maps[m] = make_pipeline(*steps).fit(x)
 
     def __call__(self, data: Examples) -> list[Tensor]:
         """Return the components of both modalities, ``(N, D)`` each."""
