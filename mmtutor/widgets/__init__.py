@@ -10,6 +10,7 @@ from .gradient_compass import GradientCompass
 from .maps_walk import MapsWalk
 from .search_box import SearchBox
 from .sharing_slider import SharingSlider
+from .trust_graph import TrustGraph
 
 __all__ = [
     "AugmentationLab",
@@ -22,4 +23,5 @@ __all__ = [
     "MapsWalk",
     "SearchBox",
     "SharingSlider",
+    "TrustGraph",
 ]

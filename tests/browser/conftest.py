@@ -1,6 +1,7 @@
 """A real browser for the tests: the system's Chromium, reaching this machine and nothing else."""
 
 import functools
+import itertools
 import os
 import shutil
 import threading
@@ -138,6 +139,22 @@ def address(widgets, publish) -> str:
 def ink() -> Callable[[Locator], int]:
     """Count the pixels of a canvas that are drawn on."""
     return lambda canvas: canvas.evaluate(INK)
+
+
+@pytest.fixture(scope="session")
+def boxes_apart() -> Callable[..., bool]:
+    """Say whether no two of some boxes (or of what locators find) overlap by more than ``slack`` pixels."""
+
+    def apart(found: list, slack: float = 1.0) -> bool:
+        boxes = [place.bounding_box() if isinstance(place, Locator) else place for place in found]
+        for a, b in itertools.combinations(boxes, 2):
+            across = min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"])
+            down = min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"])
+            if across > slack and down > slack:
+                return False
+        return True
+
+    return apart
 
 
 @pytest.fixture

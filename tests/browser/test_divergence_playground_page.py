@@ -1,6 +1,5 @@
 """The divergence playground in a real browser: it computes, says and draws Python's numbers, and answers."""
 
-import itertools
 import math
 import random
 import re
@@ -68,15 +67,6 @@ def on_page(page, widget):
 
 def points(path):
     return np.array(re.findall(r"(-?[\d.]+) (-?[\d.]+)", path.get_attribute("d")), float)
-
-
-def boxes_apart(locators, slack=1.0):
-    for a, b in itertools.combinations([locator.bounding_box() for locator in locators], 2):
-        across = min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"])
-        down = min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"])
-        if across > slack and down > slack:
-            return False
-    return True
 
 
 # --- the numbers ----------------------------------------------------------------------------------------
@@ -235,7 +225,7 @@ def test_lines_are_told_apart_without_colour_or_by_it(show):
 
 @pytest.mark.parametrize("width", [400, 800])
 @pytest.mark.parametrize("name", ["opening", "eight"])
-def test_texts_never_overlap_nor_leave_the_page(show, name, width):
+def test_texts_never_overlap_nor_leave_the_page(show, boxes_apart, name, width):
     page = show(name, viewport={"width": width, "height": 700})
     for preset in ["Start again", *PRESETS]:
         page.get_by_role("button", name=preset).click()

@@ -82,17 +82,6 @@ def ends(path):
     return points_of(path)[[0, -1]]
 
 
-def boxes_apart(boxes, slack=0.0):
-    """No two of the boxes overlap by more than the slack, in pixels."""
-    for i, a in enumerate(boxes):
-        for b in boxes[:i]:
-            across = min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"])
-            down = min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"])
-            if across > slack and down > slack:
-                return False
-    return True
-
-
 # --- the figures ----------------------------------------------------------------------------------------
 
 
@@ -238,7 +227,7 @@ def test_opposed_gradients_leave_surgery_without_direction(show):
 
 
 @pytest.mark.parametrize("width", [400, 800])
-def test_labels_of_the_compass_never_overlap(show, width):
+def test_labels_of_the_compass_never_overlap(show, boxes_apart, width):
     page = show("compass", viewport={"width": width, "height": 700})
     for condition, looks in {
         "difficulty": range(len(CORNERS)),
@@ -248,7 +237,7 @@ def test_labels_of_the_compass_never_overlap(show, width):
         for look in looks:
             choose(page, condition, look)
             labels = page.locator(".mmt-plane g text").all()
-            assert boxes_apart([label.bounding_box() for label in labels], slack=1), (condition, look)
+            assert boxes_apart(labels), (condition, look)
 
 
 def test_chart_draws_every_run_to_scale_and_marks_the_look(show, widgets):
