@@ -10,6 +10,7 @@ from mmtutor.data import load_emoji
 from mmtutor.data.splits import digit_twins
 from mmtutor.experiments import towers as recipe
 from mmtutor.experiments import towers_baselines as baselines
+from mmtutor.experiments import towers_scores as scores
 from mmtutor.experiments import towers_tasks as tasks
 from mmtutor.experiments.fusion import look_steps
 from mmtutor.experiments.mapping import moving_pixels
@@ -86,7 +87,7 @@ def test_an_unknown_row_is_named_with_the_known_ones(function):
 
 
 def test_there_are_no_more_rows_than_a_night_of_one_laptop_can_run():
-    assert len(recipe.ROWS) <= 140
+    assert len(recipe.ROWS) <= 150
     assert len({str(sorted(s.items(), key=str)) for s in recipe.ROWS.values()}) == len(recipe.ROWS), (
         "no twins"
     )
@@ -297,8 +298,8 @@ def test_the_mean_field_row_gates_by_mean_field(few_items, thinned):
         output = model(data.x, data.valid)[1]
         potentials = model.gate.potentials(output.features, data.valid)
     assert torch.allclose(output.confidence, recipe.mean_field(*potentials))
-    error = (output.confidence - recipe.crf_marginals(*potentials)).abs()
-    found = recipe.mean_field_error(model, recipe.untouched(data))
+    error = (output.confidence - scores.crf_marginals(*potentials)).abs()
+    found = scores.mean_field_error(model, recipe.untouched(data))
     assert (
         found["mean field, largest error"] == pytest.approx(error.max().item(), abs=1e-6)
         and error.max() > 1e-3
@@ -419,24 +420,24 @@ def test_a_gate_that_knows_everything_has_the_best_figures_and_its_opposite_the_
         for kind in ("swapped", "noisy 2"):
             damaged = versions[kind, "m1"]
             p = torch.where(damaged.corrupted, 1 - known, known)
-            assert recipe.least_trusted(damaged, p).mean() == pytest.approx(known if name == "best" else 0)
-            assert recipe.auc(p[damaged.corrupted], p[~damaged.corrupted]) == known
+            assert scores.least_trusted(damaged, p).mean() == pytest.approx(known if name == "best" else 0)
+            assert scores.auc(p[damaged.corrupted], p[~damaged.corrupted]) == known
     undecided = torch.full((50, 3), 0.5)
-    assert recipe.least_trusted(versions["swapped", "m0"], undecided).mean() == pytest.approx(1 / 3)
+    assert scores.least_trusted(versions["swapped", "m0"], undecided).mean() == pytest.approx(1 / 3)
 
 
 def test_marginals_that_are_frequencies_are_calibrated_and_surer_ones_are_not():
     intact = torch.arange(100) < 80
-    honest = recipe.reliability(torch.full((100,), 0.8), intact)
+    honest = scores.reliability(torch.full((100,), 0.8), intact)
     assert honest["ece, gate"] == pytest.approx(0, abs=1e-6) and honest["reliable, items @ 8"] == 100
-    sure = recipe.reliability(torch.full((100,), 0.95), intact)
+    sure = scores.reliability(torch.full((100,), 0.95), intact)
     assert sure["ece, gate"] == pytest.approx(0.15, abs=1e-6)
     assert sure["reliable, share @ 9"] == pytest.approx(0.8)
 
 
 def test_interaction_figures_are_those_of_the_taker_that_was_swapped():
     gates = {"clean": {"a": torch.tensor([0.8, 0.6])}, ("swapped", "a"): {"a": torch.tensor([0.0, 0.2])}}
-    found = recipe.interaction_figures(gates)
+    found = scores.interaction_figures(gates)
     assert found["interaction, agreeing"] == pytest.approx(0.7)
     assert found["interaction, disagreeing"] == pytest.approx(0.1) and found["closed, disagreeing"] == 0.5
 
@@ -471,6 +472,37 @@ def test_a_pool_by_entropy_leans_to_the_surer_head_and_one_by_agreement_to_the_m
     assert baselines.pool(log_p, torch.tensor([[0.1, 1, 1]]), "mean").exp()[0, 0] < 0.5
     with pytest.raises(ValueError, match="kind: expected one of mean, .*; found 'loudest'"):
         baselines.pool(log_p, valid, "loudest")
+
+
+def test_a_capped_answer_is_that_of_a_view_that_may_be_foreign_and_leads_by_no_more_than_it_may():
+    p, foreign = torch.randn(50, 4).mul(9).double().softmax(1), 0.2
+    capped = baselines.cap(p.log(), foreign).exp()
+    for right in range(4):
+        by_loop = sum(p[:, c] * (1 - foreign if c == right else foreign / 3) for c in range(4))
+        assert torch.allclose(capped[:, right], by_loop)
+    assert torch.allclose(capped.sum(1), torch.ones(50).double())
+    lead = (capped.amax(1) / capped.amin(1)).log()
+    assert lead.max() <= np.log(0.8 * 3 / 0.2) + 1e-9 and lead.max() > np.log(0.8 * 3 / 0.2) - 0.1
+    assert torch.isfinite(baselines.cap(torch.tensor([0.0, -torch.inf]))).all()
+
+
+def test_a_doubted_answer_is_mixed_with_knowing_nothing_as_far_as_it_is_not_trusted():
+    log_p, trust = torch.randn(5, 3, 4).mul(99).log_softmax(2), torch.tensor([1.0, 0.5, 1e-6]).expand(5, 3)
+    mixed = [t * log_p[:, m].exp() + (1 - t) / 4 for m, t in enumerate(trust[0])]
+    expected = torch.stack(mixed, 1).clamp(min=torch.finfo(torch.float32).tiny).log().mean(1).log_softmax(1)
+    assert torch.allclose(baselines.pool(log_p, trust, "doubted"), expected, atol=1e-4)
+    assert torch.isfinite(baselines.pool(log_p, torch.zeros(5, 3), "doubted")).all()
+
+
+def test_one_loss_is_that_of_the_pool_and_not_of_each_head(thinned):
+    row = "six views, one loss, capped"
+    s, data = recipe.settings(row), items(thinned, row)
+    model = recipe.build(s, 4).eval()
+    loss, _ = recipe.loss_of(model, recipe.untouched(data), s, "cpu")
+    logits, output = model(data.x, data.valid)
+    assert torch.equal(loss, torch.nn.functional.cross_entropy(logits, data.y))
+    heads = torch.stack(model.own_logits(output, data.valid), 1).log_softmax(2)
+    assert torch.equal(logits, baselines.pool(heads, data.valid.float(), "capped"))
 
 
 def test_heads_of_late_rows_learn_from_a_loss_each(thinned):

@@ -12,12 +12,12 @@ from mmtutor.fusion import logarithmic_pool
 
 from .fusion_baselines import edge_statistics
 from .fusion_tasks import LETTERS, Examples
-from .towers_tasks import damage
+from .towers_tasks import RATE, damage
 
 # Chosen with the validation items, of 0.0003, 0.003 and 0.03
 C = {"digits": 0.003, "things": 0.003}
 COPIES = 4  # of the training items, each damaged in its own way
-POOLS = ("mean", "entropy", "agreement")
+POOLS = ("mean", "capped", "entropy", "agreement", "doubted")
 
 
 def pool(log_p: Tensor, trust: Tensor, kind: str) -> Tensor:
@@ -26,9 +26,10 @@ def pool(log_p: Tensor, trust: Tensor, kind: str) -> Tensor:
     Args:
         log_p: of each modality's head, ``(B, M, C)``.
         trust: how far each modality is trusted, ``(B, M)``; 1 without a gate, 0 for what is absent.
-        kind: what :math:`\alpha_m` is in proportion to. ``"mean"``: the trust. ``"entropy"``: what is missing
-            of the largest entropy, :math:`\log C-H(p_m)`. ``"agreement"``: 1 if :math:`p_m` has the answer of
-            the majority (of equals, the surer), else 0.
+        kind: what :math:`\alpha_m` is in proportion to. ``"mean"``: the trust. ``"capped"``: the trust, after
+            `cap`. ``"entropy"``: what is missing of the largest entropy, :math:`\log C-H(p_m)`.
+            ``"agreement"``: 1 if :math:`p_m` has the answer of the majority (of equals, the surer), else 0.
+            ``"doubted"``: 1, of :math:`tp_m+(1-t)/C` in place of :math:`p_m`, with the trust :math:`t`.
 
     Returns:
         :math:`\log p`, ``(B, C)``.
@@ -43,8 +44,11 @@ def pool(log_p: Tensor, trust: Tensor, kind: str) -> Tensor:
         (tensor(1), tensor(0))
     """
     p, classes, valid = log_p.exp(), log_p.shape[2], trust > 0
-    if kind == "mean":
-        alpha = trust
+    if kind in ("mean", "capped"):
+        alpha, log_p = trust, log_p if kind == "mean" else cap(log_p)
+    elif kind == "doubted":
+        alpha, log_p = valid.to(p.dtype), torch.lerp(torch.full_like(p, 1 / classes), p, trust[..., None])
+        log_p = log_p.clamp(min=torch.finfo(p.dtype).tiny).log()
     elif kind == "entropy":
         alpha = np.log(classes) + (p * log_p).sum(2)
     elif kind == "agreement":
@@ -56,6 +60,26 @@ def pool(log_p: Tensor, trust: Tensor, kind: str) -> Tensor:
         raise ValueError(f"kind: expected one of {', '.join(POOLS)}; found {kind!r}")
     alpha = torch.where(valid, alpha, 0)
     return logarithmic_pool(log_p, alpha / alpha.sum(1, keepdim=True).clamp(min=1e-12))
+
+
+def cap(log_p: Tensor, foreign: float = RATE) -> Tensor:
+    r"""Limit how far an answer can lead, as if its modality might be another item's, whatever it shows.
+
+    .. math:: \bar p(c)=(1-\epsilon)\,p(c)+\frac\epsilon{C-1}\,(1-p(c))
+
+    Args:
+        log_p: what the modality shows, ``(..., C)``.
+        foreign: :math:`\epsilon`, how often it is that of an item of another class.
+
+    Returns:
+        :math:`\log\bar p`; no class leads another by more than :math:`\log\frac{(1-\epsilon)(C-1)}\epsilon`.
+
+    Example:
+        >>> cap(torch.tensor([1.0, 0.0, 0.0]).log()).exp()
+        tensor([0.9000, 0.0500, 0.0500])
+    """
+    p = log_p.exp()
+    return ((1 - foreign) * p + foreign / (p.shape[-1] - 1) * (1 - p)).log()
 
 
 def numbers(data: Examples) -> np.ndarray:
