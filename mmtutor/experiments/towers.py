@@ -251,6 +251,7 @@ def for_question(name: str) -> dict[str, dict]:
     if len(inputs) >= MANY:
         add("swaps only", **GATED, damages=("swapped",))
         add("gate detached", interaction=True, gate="detached")
+        add("gate unused, Transformer", gate="unused", fuser="Transformer")
         add("mean field", interaction=True, gate="mean field")
     # which tower leads
     for lead in LEADS[name]:
@@ -260,6 +261,8 @@ def for_question(name: str) -> dict[str, dict]:
         add("pre-trained", **GATED, before="pre-trained")
     add("frozen, then trained", **GATED, before="frozen, then trained")
     add("frozen", **GATED, before="frozen")
+    if len(inputs) >= MANY:
+        add("frozen, no gate", before="frozen")
     add("frozen, Transformer", fuser="Transformer", before="frozen")
     # fusers, without a gate and with it
     for fuser in OTHER_FUSERS[name]:
@@ -279,6 +282,9 @@ def for_question(name: str) -> dict[str, dict]:
     add("late, capped, clean", pool="capped", clean=True)
     if len(inputs) >= MANY:  # is it the losses, the damage or the cap that makes separate answers robust?
         add("late, mean, clean", pool="mean", clean=True)
+        add("late, linear", pool="linear")
+        add("late, linear, clean", pool="linear", clean=True)
+        add("late, agreement, clean", pool="agreement", clean=True)
         add("one loss, mean", pool="mean", one_loss=True)
         add("one loss, capped", pool="capped", one_loss=True)
     add("oracle", oracle=True)

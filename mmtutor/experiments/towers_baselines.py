@@ -17,7 +17,7 @@ from .towers_tasks import RATE, damage
 # Chosen with the validation items, of 0.0003, 0.003 and 0.03
 C = {"digits": 0.003, "things": 0.003}
 COPIES = 4  # of the training items, each damaged in its own way
-POOLS = ("mean", "capped", "entropy", "agreement", "doubted")
+POOLS = ("mean", "capped", "entropy", "agreement", "doubted", "linear")
 
 
 def pool(log_p: Tensor, trust: Tensor, kind: str) -> Tensor:
@@ -30,6 +30,8 @@ def pool(log_p: Tensor, trust: Tensor, kind: str) -> Tensor:
             `cap`. ``"entropy"``: what is missing of the largest entropy, :math:`\log C-H(p_m)`.
             ``"agreement"``: 1 if :math:`p_m` has the answer of the majority (of equals, the surer), else 0.
             ``"doubted"``: 1, of :math:`tp_m+(1-t)/C` in place of :math:`p_m`, with the trust :math:`t`.
+            ``"linear"``: the trust, of probabilities in place of their logarithms,
+            :math:`p=\sum_m\alpha_mp_m`.
 
     Returns:
         :math:`\log p`, ``(B, C)``.
@@ -44,8 +46,8 @@ def pool(log_p: Tensor, trust: Tensor, kind: str) -> Tensor:
         (tensor(1), tensor(0))
     """
     p, classes, valid = log_p.exp(), log_p.shape[2], trust > 0
-    if kind in ("mean", "capped"):
-        alpha, log_p = trust, log_p if kind == "mean" else cap(log_p)
+    if kind in ("mean", "capped", "linear"):
+        alpha, log_p = trust, cap(log_p) if kind == "capped" else log_p
     elif kind == "doubted":
         alpha, log_p = valid.to(p.dtype), torch.lerp(torch.full_like(p, 1 / classes), p, trust[..., None])
         log_p = log_p.clamp(min=torch.finfo(p.dtype).tiny).log()
@@ -59,7 +61,11 @@ def pool(log_p: Tensor, trust: Tensor, kind: str) -> Tensor:
     else:
         raise ValueError(f"kind: expected one of {', '.join(POOLS)}; found {kind!r}")
     alpha = torch.where(valid, alpha, 0)
-    return logarithmic_pool(log_p, alpha / alpha.sum(1, keepdim=True).clamp(min=1e-12))
+    alpha = alpha / alpha.sum(1, keepdim=True).clamp(min=1e-12)
+    if kind == "linear":
+        mixed = torch.where(valid[..., None], alpha[..., None] * p, 0).sum(1)
+        return mixed.clamp(min=torch.finfo(p.dtype).tiny).log().log_softmax(1)
+    return logarithmic_pool(log_p, alpha)
 
 
 def cap(log_p: Tensor, foreign: float = RATE) -> Tensor:
