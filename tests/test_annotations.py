@@ -15,10 +15,10 @@ checker = sys.modules["checker"] = ModuleType("checker")
 checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for type checkers
 
 modules = ["contrastive", "metrics", "encoders", "augment", "sharing", "balancing"]
-modules += ["fusion", "matching", "towers"]
+modules += ["fusion", "matching", "towers", "attention"]
 with jaxtyping.install_import_hook([f"mmtutor.{m}" for m in modules], "checker.check"):
     from mmtutor import augment, balancing, contrastive, encoders, metrics, sharing
-    from mmtutor import fusion, matching, towers
+    from mmtutor import attention, fusion, matching, towers
 
 import torch
 
@@ -141,6 +141,17 @@ gate(points, here)
 towers.ResidualInteraction(4)(points["image"], points["text"])
 encoders_of = {m: torch.nn.Linear(width, 4) for m, width in dims.items()}
 towers.TwoTower(encoders_of, 4, fusion.MeanFusion(dict.fromkeys(dims, 4), 4), gate=gate)(z, here)
+
+query, sequence, present = torch.randn(2, 4), torch.randn(2, 8, 4), torch.arange(8) < torch.tensor([[8], [0]])
+attention.masked_softmax(torch.randn(2, 3, 8), present[:, None])
+kinds = [getattr(attention, f"{name}Attention") for name in (
+    "Additive", "Content", "Dot", "ScaledDot", "Location", "Local", "Hybrid")]
+for kind in kinds:
+    _, state = kind(4)(query, sequence)
+    kind(4)(query, sequence, torch.randn(2, 8, 5), present, state)
+many = attention.MultiHeadAttention(4, heads=2)
+many(sequence, sequence, sequence, present, need_weights=True, causal=True)
+many(sequence, sequence, causal=True), many(query[:, None], sequence, valid=present)
 
 with pytest.raises(jaxtyping.TypeCheckError):  # so the checks are on
     contrastive.cosine(a, b[:, :3])
