@@ -15,10 +15,10 @@ checker = sys.modules["checker"] = ModuleType("checker")
 checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for type checkers
 
 modules = ["contrastive", "metrics", "encoders", "augment", "sharing", "balancing"]
-modules += ["fusion", "matching", "towers", "attention"]
+modules += ["fusion", "matching", "towers", "attention", "seq2seq"]
 with jaxtyping.install_import_hook([f"mmtutor.{m}" for m in modules], "checker.check"):
     from mmtutor import augment, balancing, contrastive, encoders, metrics, sharing
-    from mmtutor import attention, fusion, matching, towers
+    from mmtutor import attention, fusion, matching, seq2seq, towers
 
 import torch
 
@@ -152,6 +152,17 @@ for kind in kinds:
 many = attention.MultiHeadAttention(4, heads=2)
 many(sequence, sequence, sequence, present, need_weights=True, causal=True)
 many(sequence, sequence, causal=True), many(query[:, None], sequence, valid=present)
+
+vocabulary = seq2seq.Vocabulary(["red apple", "红苹果", ""])
+ids, size = vocabulary.encode(["red apple", ""]), len(vocabulary)
+vocabulary.decode(ids), seq2seq.sinusoids(3, 5)
+seq2seq.Seq2Seq(seq2seq.PictureTokens(4, width=2), seq2seq.VanillaDecoder(size, 4)).loss(pictures, ids)
+decoders = [seq2seq.VanillaDecoder(size, 4), seq2seq.TransformerDecoder(size, 4, heads=2)]
+decoders += [seq2seq.AttentionDecoder(size, 4, kind(4)) for kind in kinds]
+for decoder in decoders:
+    translator = seq2seq.Seq2Seq(seq2seq.TextTokens(size, 4), decoder)
+    translator(ids, ids), translator.loss(ids, ids), translator.log_probability(ids, ids)
+    translator.generate(ids, max_length=3), translator.generate(ids, max_length=3, beam=2)
 
 with pytest.raises(jaxtyping.TypeCheckError):  # so the checks are on
     contrastive.cosine(a, b[:, :3])
