@@ -28,6 +28,12 @@ def seconds(versions: dict[str, Callable], repeats: int) -> dict[str, float]:
     return {name: statistics.median(of_version) for name, of_version in times.items()}
 
 
+def print_times(title: str, times: dict[str, float], plain: str) -> None:
+    """Print one line: milliseconds of each version and, in brackets, its ratio to the plain one."""
+    cells = [f"{name} {1000 * t:.3g} ms ({t / times[plain]:.2f})" for name, t in times.items()]
+    print(f"{title:<34}" + "  ".join(f"{cell:<34}" for cell in cells).rstrip(), flush=True)
+
+
 def peak_mib() -> float:
     """Return the most memory that this process has held."""
     import resource  # not on Windows

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from _measure import peak_mib, print_environment, seconds
+from _measure import peak_mib, print_environment, print_times, seconds
 from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import ContrastiveLoss, NTXentLoss
 from pytorch_metric_learning.reducers import MeanReducer
@@ -101,12 +101,6 @@ def forward_backward(loss: Callable, a: Tensor, b: Tensor) -> Callable:
         loss(a, b).backward()
 
     return run
-
-
-def print_times(title: str, times: dict[str, float], plain: str) -> None:
-    """Print one line: milliseconds of each version and, in brackets, its ratio to the plain one."""
-    cells = [f"{name} {1000 * t:.3g} ms ({t / times[plain]:.2f})" for name, t in times.items()]
-    print(f"{title:<34}" + "  ".join(f"{cell:<34}" for cell in cells).rstrip(), flush=True)
 
 
 def bench_losses(

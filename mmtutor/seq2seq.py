@@ -105,15 +105,17 @@ def _check_texts(texts: list[str]) -> None:
 
 
 class PictureTokens(nn.Module):
-    r"""Three strided convolutions: a picture becomes a grid of 4 x 4 tokens that know their places.
+    r"""Convolutions, three of them strided: a picture becomes a grid of 4 x 4 tokens that know their places.
 
     .. math:: h_j=Wg_j(x)+p_j,\qquad j=1,\dots,16
 
     with the features :math:`g_j` of place :math:`j`, row by row from the top left, and learnt :math:`p_j`.
+    The last convolution keeps the grid and lets a token see a window of 31 x 31 pixels, of which between a
+    quarter and nearly a half lie in the picture: more than its own patch of 8 x 8.
 
     Args:
         dim: ``D``, width of a token.
-        width: channels of the first block; the later ones have 2 and 4 times as many.
+        width: channels of the first block; the later ones have 2, 4 and 4 times as many.
 
     Shapes: ``(B, 3, 32, 32)``, see :func:`mmtutor.encoders.pixels`, -> memory ``(B, 16, D)`` and valid
     ``(B, 16)``, all True.
@@ -136,7 +138,12 @@ class PictureTokens(nn.Module):
         check_positive("dim", dim)
         check_positive("width", width)
         self.blocks = nn.Sequential(
-            stride_block(3, width), stride_block(width, 2 * width), stride_block(2 * width, 4 * width)
+            stride_block(3, width),
+            stride_block(width, 2 * width),
+            stride_block(2 * width, 4 * width),
+            nn.Conv2d(4 * width, 4 * width, 3, padding=1, bias=False),
+            nn.BatchNorm2d(4 * width),
+            nn.GELU(),
         )
         self.project = nn.Linear(4 * width, dim)
         self.positions = nn.Parameter(0.02 * torch.randn(16, dim))

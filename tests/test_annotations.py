@@ -15,10 +15,10 @@ checker = sys.modules["checker"] = ModuleType("checker")
 checker.check = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a float, as for type checkers
 
 modules = ["contrastive", "metrics", "encoders", "augment", "sharing", "balancing"]
-modules += ["fusion", "matching", "towers", "attention", "seq2seq"]
+modules += ["fusion", "matching", "towers", "attention", "seq2seq", "cross_modal"]
 with jaxtyping.install_import_hook([f"mmtutor.{m}" for m in modules], "checker.check"):
     from mmtutor import augment, balancing, contrastive, encoders, metrics, sharing
-    from mmtutor import attention, fusion, matching, seq2seq, towers
+    from mmtutor import attention, cross_modal, fusion, matching, seq2seq, towers
 
 import torch
 
@@ -163,6 +163,21 @@ for decoder in decoders:
     translator = seq2seq.Seq2Seq(seq2seq.TextTokens(size, 4), decoder)
     translator(ids, ids), translator.loss(ids, ids), translator.log_probability(ids, ids)
     translator.generate(ids, max_length=3), translator.generate(ids, max_length=3, beam=2)
+
+names, masks = ["image", "text"], {"image": present, "text": torch.ones(2, 3, dtype=torch.bool)}
+both = {"image": sequence, "text": torch.randn(2, 3, 4)}
+for kind in ("Interactive", "Joint", "Co"):
+    getattr(cross_modal, f"{kind}Attention")(4, names)(both, masks)
+cross_modal.InteractiveAttention(4, names).read(both), cross_modal.CoAttention(4, names).affinity(both, masks)
+joint = cross_modal.JointAttention(4, names)
+joint.share(joint(both)[1]), cross_modal.masked_mean(sequence, present)
+in_time = {"image": sequence, "text": torch.randn(2, 8, 4)}
+cross_modal.TemporalAttention(4, names)(in_time, {"image": present})
+for need_weights in (False, True):
+    cross_modal.CrossModalTransformer(4, names, heads=2)(both, masks, need_weights)
+    for part in (cross_modal.CrossModalLayer, cross_modal.GatedCrossAttention):
+        part(4, heads=2)(*both.values(), *masks.values(), need_weights)
+cross_modal.GatedCrossAttention(4, heads=2).gate
 
 with pytest.raises(jaxtyping.TypeCheckError):  # so the checks are on
     contrastive.cosine(a, b[:, :3])

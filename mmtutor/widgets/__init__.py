@@ -1,5 +1,6 @@
 """Interactive figures: alive in Jupyter and Colab, and without a kernel on the built site."""
 
+from .attention_explorer import AttentionExplorer, Frames, Patches
 from .augmentation_lab import AugmentationLab
 from .base import BookWidget
 from .contrastive_playground import ContrastivePlayground
@@ -13,14 +14,17 @@ from .sharing_slider import SharingSlider
 from .trust_graph import TrustGraph
 
 __all__ = [
+    "AttentionExplorer",
     "AugmentationLab",
     "BookWidget",
     "ContrastivePlayground",
     "DivergencePlayground",
     "EmbeddingExplorer",
+    "Frames",
     "FusionSwitches",
     "GradientCompass",
     "MapsWalk",
+    "Patches",
     "SearchBox",
     "SharingSlider",
     "TrustGraph",
