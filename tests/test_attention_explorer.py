@@ -162,7 +162,7 @@ def test_two_models_of_several_are_shown_and_one_with_fewer_heads_shows_its_last
     assert widget.shown() == list(widget.values()) == ["a", "b"]
     alone = explorer(models["a"]).values()["attention"]
     assert widget.values()["a"] == alone
-    assert "a, layer 1 of 1, head 1 of 1: " in widget.summary()
+    assert " a: " in widget.summary()
     assert "b, layer 2 of 2, head 4 of 4: " in widget.summary()
     widget.model, widget.beside = "c", "a"
     assert widget.shown() == ["c", "a"]
@@ -272,10 +272,24 @@ def test_static_picture_has_the_largest_weight_darkest_and_frames_the_row():
     assert image[22 + 50, 140] < 60 and image[22 + 150, 60] > 200
 
 
+def test_frames_may_have_names_of_their_own():
+    frames = np.zeros((3, 4, 4, 3), np.uint8)
+    frames_named = Frames(frames, ["card 1", "card 2", "card 3"])
+    widget = AttentionExplorer(attention(1, 1, 2, 3), ["a", "b"], frames_named)
+    assert widget.key_names == ["card 1", "card 2", "card 3"]
+    with pytest.raises(ValueError, match="names: expected 3, one for each frame; found 2"):
+        Frames(frames, ["a", "b"])
+
+
+def test_the_invitation_speaks_of_heads_only_where_there_is_a_choice():
+    assert "head" not in explorer(attention(2, 1, 2, 2)).tip
+    assert "change the head" in explorer(attention(1, 2, 2, 2)).tip
+
+
 def test_summary_says_query_keys_percentages_and_spread():
     widget = explorer([[0.5, 0.25, 0.25, 0.0], [0, 0, 0, 1]])
     assert widget.summary() == (
-        "Attention weights of 2 queries over 4 keys. Query 1, “w0”. attention, layer 1 of 1, head 1 of 1: "
+        "Attention weights of 2 queries over 4 keys. Query 1, “w0”. attention: "
         "50% on “w0”, 25% on “w1”, 25% on “w2”. Entropy 1.04 nats, as wide as 2.8 equal keys."
     )
     widget.query = 1

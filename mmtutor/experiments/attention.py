@@ -32,7 +32,7 @@ ROWS = (
     }
     | {f"{question}, one vector": dict(question=question, kind="one vector") for question in QUESTIONS}
     | {
-        f"{question}, one vector, longer": dict(question=question, kind="one vector", times=5)
+        f"{question}, one vector, 5 × steps": dict(question=question, kind="one vector", times=5)
         for question in QUESTIONS
     }
     | {

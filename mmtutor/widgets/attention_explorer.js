@@ -45,15 +45,16 @@ function percent(x, digits) {
 
 const count = (n, one, several) => `${n} ${n === 1 ? one : several}`;
 
-/** Which layer and head of a model is seen. */
+/** Which layer and head of a model is seen; nothing if it has one of each. */
 function place({ layers, heads }, layer, head) {
+  if (layers === 1 && heads === 1) return "";
   const which = head === null ? `mean of ${count(heads, "head", "heads")}` : `head ${Math.min(head + 1, heads)} of ${heads}`;
   return `layer ${Math.min(layer + 1, layers)} of ${layers}, ${which}`;
 }
 
 /** Where a model looks, in words, as Python says it. */
 function inWords(about, keyNames, layer, head, { weights, top, entropy, effective }) {
-  const where = `${about.name}, ${place(about, layer, head)}`;
+  const where = [about.name, place(about, layer, head)].filter(Boolean).join(", ");
   if (entropy === null) return `${where}: padding, it has no weights.`;
   const digits = digitsFor(Math.max(...weights));
   const most = top.slice(0, 3).map((j) => `${percent(weights[j], digits)} on “${keyNames[j]}”`);

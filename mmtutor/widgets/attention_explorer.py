@@ -19,7 +19,7 @@ TOLERANCE = 1e-3  # of a row's sum, which half precision does not bring to one e
 LEVELS = 255  # of uint8
 SIDES = {"patches": 288, "frames": 96}  # of the longer side of a picture on the page, in pixels
 QUESTION = "Does one key get the weight, or do many share it?"
-TIP = "go through the queries with the pointer or the arrow keys, then change the head."
+TIP = "go through the queries with the pointer or the arrow keys"
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +56,14 @@ class Patches:
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """An animation whose frames are tokens.
+    """An animation whose frames are tokens, or a row of pictures.
 
     Args:
         pictures: ``(T, H, W, 3)`` uint8, in order.
+        names: what each is called; by default "frame 1" and so on.
 
     Raises:
-        ValueError: for frames of another shape or type.
+        ValueError: for frames of another shape or type, or another number of names.
 
     Example:
         >>> len(Frames(np.zeros((8, 32, 32, 3), np.uint8)))
@@ -70,9 +71,12 @@ class Frames:
     """
 
     pictures: UInt8[np.ndarray, "frames height width 3"]
+    names: Sequence[str] | None = None
 
     def __post_init__(self):
         _check_pictures("frames", self.pictures, "(T, H, W, 3)", 4)
+        if self.names is not None and len(self.names) != len(self):
+            raise ValueError(f"names: expected {len(self)}, one for each frame; found {len(self.names)}")
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -137,7 +141,7 @@ class AttentionExplorer(BookWidget):
     images = traitlets.List().tag(sync=True)
     pictures = traitlets.Bytes().tag(sync=True)
     question = traitlets.Unicode().tag(sync=True)
-    tip = traitlets.Unicode(TIP).tag(sync=True)
+    tip = traitlets.Unicode().tag(sync=True)
     colour = traitlets.Unicode(MODALITY["view"]).tag(sync=True)
     top = traitlets.Int(min=1).tag(sync=True)
     model = traitlets.Unicode().tag(sync=True)
@@ -182,6 +186,7 @@ class AttentionExplorer(BookWidget):
             images=_places(list(files)),
             pictures=b"".join(files),
             question=question,
+            tip=f"{TIP}{', then change the head' if max(a.shape[1] for a in checked.values()) > 1 else ''}.",
             top=top,
             model=model,
             beside=beside,
@@ -247,7 +252,7 @@ class AttentionExplorer(BookWidget):
 
     def _of_model(self, name: str, found: dict) -> str:
         about = next(about for about in self.models if about["name"] == name)
-        where = f"{name}, {_place(about, self.layer, self.head)}"
+        where = ", ".join(filter(None, [name, _place(about, self.layer, self.head)]))
         if found["entropy"] is None:
             return f"{where}: padding, it has no weights."
         digits = _digits(max(found["weights"]))
@@ -372,7 +377,7 @@ def _parts(name: str, tokens: Tokens, count: int, files: dict[bytes, int]) -> tu
             images = [_file(picture, "frames", files) for picture in token.pictures]
             parts.append({"kind": "frames", "images": images})
             parts[-1]["ratio"] = token.pictures.shape[2] / token.pictures.shape[1]
-            names += [f"frame {i + 1}" for i in range(len(token))]
+            names += token.names or [f"frame {i + 1}" for i in range(len(token))]
         elif isinstance(token, str):
             if not parts or parts[-1]["kind"] != "words":
                 parts.append({"kind": "words", "words": []})
@@ -409,7 +414,10 @@ def _figures(p: Float[np.ndarray, " keys"], top: int) -> dict:
 
 
 def _place(about: dict, layer: int, head: int | None) -> str:
+    """Which layer and head of a model is seen; nothing if it has one of each."""
     layers, heads = about["layers"], about["heads"]
+    if layers == heads == 1:
+        return ""
     which = f"mean of {_count(heads, 'head', 'heads')}"
     if head is not None:
         which = f"head {min(head + 1, heads)} of {heads}"
