@@ -12,7 +12,9 @@ from mmtutor.experiments import attention_baselines as baselines
 from mmtutor.experiments import attention_models as models
 from mmtutor.experiments import attention_tasks as tasks
 from mmtutor.experiments.fusion_tasks import examples
+from mmtutor.seq2seq import sinusoids
 
+STARTS = ("content, scaled dot, 512 wide, start of the dot", "content, scaled dot, 512 wide")
 TRAINED = [row for row, s in recipe.ROWS.items() if "baseline" not in s]
 
 
@@ -136,6 +138,15 @@ def test_the_same_seed_gives_the_same_model_and_the_shuffled_control_another(row
     assert not all(map(torch.equal, first[0], first[2]))
 
 
+def test_what_a_row_says_reaches_its_model():
+    assert recipe.fit("place, cosine, asked by a clock", 0).asked_by_clock
+    assert recipe.fit("place, cosine, positions", 0).placed
+    assert recipe.fit("content, one vector, asked first", 0).first is not None
+    assert recipe.fit("content, dot, 128 wide", 0).attention.dim == 128
+    large, usual = (recipe.build(recipe.settings(row)) for row in STARTS)
+    assert large.digit[2].weight.std() > 3 * usual.digit[2].weight.std()
+
+
 def test_shuffled_answers_are_refused_where_nothing_learns_from_them():
     with pytest.raises(ValueError, match="shuffle_pairs: expected a row that is trained on answers"):
         recipe.fit("content, LDA", 0, shuffle_pairs=True)
@@ -182,6 +193,34 @@ def test_only_with_positions_does_an_additive_reader_see_the_order():
         model = models.Reader("additive", "reading", dim=8, placed=placed).eval()
         same = torch.allclose(model(seen)[0][:, 0], model(flipped)[0][:, 0], atol=1e-5)
         assert same == (not placed)
+
+
+def test_asked_by_a_clock_the_query_is_the_sinusoid_of_the_place_and_not_learnt():
+    seen = draw("place", size=10)
+    model = models.Reader("cosine", "place", dim=8, placed=True, asked_by_clock=True)
+    assert torch.equal(model.query(seen), sinusoids(20, 8)[seen.asked])
+    assert not model.query(seen).requires_grad
+
+
+def test_a_start_makes_keys_and_queries_of_digits_larger_and_nothing_else():
+    seen, readers = draw("content", size=10), []
+    for start in (1.0, 3.0):
+        torch.manual_seed(0)
+        readers.append(models.Reader("dot", "content", dim=8, start=start))
+    one, large = readers
+    assert torch.allclose(large.query(seen), 3 * one.query(seen), atol=1e-5)
+    assert torch.equal(large.head.weight, one.head.weight)
+
+
+def test_a_vector_that_is_asked_first_reads_with_the_question_in_mind():
+    """The state before the last card is the same for all questions only if the question comes last."""
+    seen = draw("content", size=2)
+    twice = replace(seen, **{name: getattr(seen, name)[[0, 0]] for name in ("digits", "tags", "valid")})
+    for asked_first in (False, True):
+        model, states = models.OneVector("content", dim=8, asked_first=asked_first), []
+        model.read.register_forward_hook(lambda _, __, out, states=states: states.append(out[0]))
+        model(twice)
+        assert torch.equal(states[0][0], states[0][1]) == (not asked_first)
 
 
 @pytest.mark.parametrize("name", baselines.NAMES)

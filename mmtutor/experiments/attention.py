@@ -22,13 +22,15 @@ STEPS = {"cpu": 1000, "gpu": 5000}
 DIM, BATCH, RATE, DECAY = 32, 64, 3e-3, 0.01
 TESTED = 2000  # rows of digits
 
-DEFAULT = dict(dim=DIM, placed=False, rate=RATE, times=1)  # as many steps
+DEFAULT = dict(
+    dim=DIM, placed=False, asked_by_clock=False, start=1.0, asked_first=False, rate=RATE, times=1
+)  # times as many steps
 ROWS = (
     {f"{question}, {kind}": dict(question=question, kind=kind) for question in QUESTIONS for kind in KINDS}
     | {
         f"{question}, {kind}, positions": dict(question=question, kind=kind, placed=True)
         for question in QUESTIONS
-        for kind in ("additive", "scaled dot", "projected dot", "hybrid")
+        for kind in ("additive", "cosine", "dot", "scaled dot", "projected dot", "hybrid")
     }
     | {f"{question}, one vector": dict(question=question, kind="one vector") for question in QUESTIONS}
     | {
@@ -43,6 +45,24 @@ ROWS = (
     | {
         f"content, {kind}, 512 wide, slower": dict(question="content", kind=kind, dim=512, rate=RATE / 10)
         for kind in ("dot", "scaled dot")
+    }
+    | {
+        f"content, {kind}, 512 wide, start of the {other}": dict(
+            question="content", kind=kind, dim=512, start=512**power
+        )
+        for kind, other, power in (("dot", "scaled dot", -1 / 4), ("scaled dot", "dot", 1 / 4))
+    }
+    | {
+        f"place, {kind}, asked by a clock": dict(
+            question="place", kind=kind, placed=True, asked_by_clock=True
+        )
+        for kind in ("additive", "cosine", "projected dot")
+    }
+    | {
+        f"content, one vector, asked first{more}": dict(
+            question="content", kind="one vector", asked_first=True, times=times
+        )
+        for more, times in (("", 1), (", 5 × steps", 5))
     }
     | {
         f"content, {name}": dict(question="content", baseline=name, deterministic=True)
@@ -61,8 +81,8 @@ def settings(row: str) -> dict:
 def build(s: dict) -> nn.Module:
     """Return the untrained reader of a row's settings."""
     if s["kind"] == "one vector":
-        return OneVector(s["question"], s["dim"])
-    return Reader(s["kind"], s["question"], s["dim"], s["placed"])
+        return OneVector(s["question"], s["dim"], s["asked_first"])
+    return Reader(s["kind"], s["question"], s["dim"], s["placed"], s["asked_by_clock"], s["start"])
 
 
 def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = False, progress=False):
@@ -84,10 +104,7 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
         if shuffle_pairs:
             raise ValueError(f"shuffle_pairs: expected a row that is trained on answers, found {row!r}")
         return baselines.fit(s["baseline"])
-    one = s["kind"] == "one vector"
-    model = (
-        OneVector(s["question"], s["dim"]) if one else Reader(s["kind"], s["question"], s["dim"], s["placed"])
-    )
+    model = build(s)
 
     def batch_loss(step: int) -> Tensor:
         seen = rows(s["question"], side, BATCH, generator)

@@ -8,6 +8,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.svm import SVC
 from torch import Tensor, nn
 
+from mmtutor.data import load_digits
+
 from .attention_tasks import TAGS, VIEW, Rows
 from .fusion_tasks import examples
 
@@ -43,11 +45,12 @@ def fit(name: str) -> Lookup:
     Raises:
         ValueError: for another name.
     """
-    if name == "nearest drawing":
-        return Lookup(lambda a, b: -torch.cdist(a, b))
     if name not in NAMES:
         raise ValueError(f"name: expected one of {', '.join(NAMES)}; found {name!r}")
     side = examples("digits", "train")
+    if name == "nearest drawing":  # in units of the drawings, where the first coefficients count most
+        spread = torch.tensor(load_digits().views[VIEW][side.item].std(0))
+        return Lookup(lambda a, b: -torch.cdist(a * spread, b * spread))
     svm = CalibratedClassifierCV(SVC(C=10), ensemble=False)  # for probabilities
     model = LinearDiscriminantAnalysis() if name == "LDA" else svm
     model.fit(side.x[VIEW].numpy(), side.y.numpy())

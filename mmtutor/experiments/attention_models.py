@@ -65,6 +65,8 @@ class Reader(nn.Module):
         question: one of ``attention_tasks.QUESTIONS``.
         dim: width of queries, keys and values.
         placed: add :func:`~mmtutor.seq2seq.sinusoids` to the keys.
+        asked_by_clock: ask for a place by its row of the sinusoids, not by a vector learnt for its number.
+        start: keys, and queries made of digits, start so many times as large as usual.
 
     Example:
         >>> from mmtutor.experiments.attention_tasks import rows
@@ -75,14 +77,25 @@ class Reader(nn.Module):
         (torch.Size([2, 10, 10]), torch.Size([2, 10, 10]))
     """
 
-    def __init__(self, kind: str, question: str, dim: int, placed: bool = False):
+    def __init__(
+        self,
+        kind: str,
+        question: str,
+        dim: int,
+        placed: bool = False,
+        asked_by_clock: bool = False,
+        start: float = 1.0,
+    ):
         super().__init__()
-        self.question, self.placed = question, placed
+        self.question, self.placed, self.asked_by_clock = question, placed, asked_by_clock
         self.digit = nn.Sequential(nn.Linear(64, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
         self.tag, self.place = nn.Embedding(TAGS, dim), nn.Embedding(LONGEST, dim)
         self.start = nn.Parameter(torch.zeros(dim))
         self.attention, self.turn = KINDS[kind](dim), nn.GRUCell(dim, dim)
         self.head = nn.Linear(dim, TAGS)
+        with torch.no_grad():
+            for parameter in self.digit[2].parameters():
+                parameter *= start
 
     def forward(self, seen: Rows) -> tuple[Tensor, Tensor]:
         """Return logits ``(B, T, TAGS)`` and weights ``(B, T, L)``."""
@@ -101,31 +114,39 @@ class Reader(nn.Module):
         """Return the first query, ``(B, D)``."""
         if self.question == "reading":
             return self.start.expand(len(seen.tags), -1)
-        return self.place(seen.asked) if self.question == "place" else self.digit(seen.asked)
+        if self.question == "content":
+            return self.digit(seen.asked)
+        return (
+            sinusoids(LONGEST, len(self.start))[seen.asked] if self.asked_by_clock else self.place(seen.asked)
+        )
 
 
 class OneVector(nn.Module):
-    """A GRU reads the row, question last, into one vector; a second GRU writes the answers from it.
+    """A GRU reads the row into one vector; a second GRU writes the answers from it.
 
-    It has no attention, so weights are None. It is wider than `Reader`, since all that is asked must fit in.
+    It has no attention, so weights are None. It is wider than `Reader`, since the whole row must fit in.
 
     Args:
         question: one of ``attention_tasks.QUESTIONS``.
         dim: as of `Reader`, whose parts make digits, tags and questions.
+        asked_first: the first GRU begins with the question as its state. Otherwise the question only joins
+            the vector when all has been read.
     """
 
     WIDER = 4  # times as wide as the reader's vectors
 
-    def __init__(self, question: str, dim: int):
+    def __init__(self, question: str, dim: int, asked_first: bool = False):
         super().__init__()
         self.parts, width = Reader("mean", question, dim), self.WIDER * dim
         self.read, self.ask = nn.GRU(2 * dim, width, batch_first=True), nn.Linear(width + dim, width)
         self.write, self.head = nn.GRU(dim, width, batch_first=True), nn.Linear(width, TAGS)
+        self.first = nn.Linear(dim, width) if asked_first else None
 
     def forward(self, seen: Rows) -> tuple[Tensor, None]:
         row = torch.cat([self.parts.digit(seen.digits), self.parts.tag(seen.tags)], 2)
-        states, last = self.read(row)[0], seen.valid.sum(1) - 1
-        vector = states[torch.arange(len(row)), last]  # after the last real digit
-        vector = self.ask(torch.cat([vector, self.parts.query(seen)], 1)).tanh()
+        question, last = self.parts.query(seen), seen.valid.sum(1) - 1
+        first = None if self.first is None else self.first(question).tanh()[None]
+        vector = self.read(row, first)[0][torch.arange(len(row)), last]  # after the last real digit
+        vector = self.ask(torch.cat([vector, question], 1)).tanh()
         turns = self.parts.start.expand(len(row), seen.answer.shape[1], -1)
         return self.head(self.write(turns, vector[None])[0]), None
