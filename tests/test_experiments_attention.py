@@ -125,7 +125,7 @@ def test_a_row_gives_its_figures(row):
     for suffix in suffixes:
         assert figures.outcomes[f"accuracy{suffix}"].shape == (40,)
         has_weights = "one vector" not in row
-        assert (f"weight{suffix}" in figures.outcomes) == has_weights
+        assert (f"weight{suffix}" in figures) == has_weights
     lengths = [n for n in range(5, 21) if f"accuracy, {n} digits" in figures]
     assert lengths[0] == 5 and (lengths[-1] == 20) == (len(suffixes) == 2)
 

@@ -142,7 +142,7 @@ def score(model, row: str, part: str = "test") -> Figures:
             figures[f"accuracy, {length} digits"] = right[n == length].mean().item()
         if weights is not None:
             there = torch.where(seen.answered, weights.gather(2, seen.place[..., None])[..., 0], 0)
-            outcomes[f"weight{suffix}"] = (there.sum(1) / count).numpy()
+            figures[f"weight{suffix}"] = (there.sum(1) / count).double().mean().item()
     wanted = seen.item.gather(1, seen.place)[:, 0]  # rows that ask for one drawing belong together
     return Figures(figures, outcomes=outcomes, groups=wanted if question == "content" else None)
 
