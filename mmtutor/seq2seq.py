@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from mmtutor.attention import AdditiveAttention, Attention, MultiHeadAttention
 from mmtutor.contrastive import check_positive
+from mmtutor.cross_modal import masked_mean
 from mmtutor.encoders import stride_block
 
 PADDING, START, END, UNKNOWN = range(4)
@@ -341,8 +342,7 @@ class VanillaDecoder(Decoder):
         self, memory: Float[Tensor, "batch length dim"], valid: Bool[Tensor, "batch length"]
     ) -> Float[Tensor, "batch dim"]:
         """Return the state :math:`s_0` before anything is written."""
-        total = torch.where(valid[..., None], memory, 0).sum(1)
-        return self.first(total / valid.sum(1, keepdim=True).clamp(min=1)).tanh()
+        return self.first(masked_mean(memory, valid)).tanh()
 
 
 class AttentionDecoder(VanillaDecoder):

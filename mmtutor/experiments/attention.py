@@ -1,7 +1,7 @@
 """Chapter 09: kinds of attention on rows of digits, asked for by content, by place or in turn.
 
 Each row of ``ROWS`` is one reader and one question. A row of digits is drawn anew at each step, its digits
-from the training side; the test rows are the same for all. Naming pictures: ``naming.py``.
+from the training side; the test rows are the same for all.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Chapter 09's readers of rows of digits: one for all kinds of attention, and two without any."""
+"""Chapter 09's readers of rows of digits: one for all kinds of attention, and one without any."""
 
 import torch
 from torch import Tensor, nn
