@@ -24,7 +24,7 @@ def tiny(monkeypatch):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     monkeypatch.setenv("MMTUTOR_SCALE", "cpu")
-    monkeypatch.setattr(recipe, "STEPS", {"cpu": {"picture": 2, "text": 2}})
+    monkeypatch.setattr(recipe, "STEPS", {"cpu": {"picture": 2, "text": 2, "animals": 2}})
     monkeypatch.setattr(recipe, "WIDTH", {"cpu": 2})
     monkeypatch.setattr(recipe, "DIM", 8)
     monkeypatch.setattr(recipe, "BATCH", 16)

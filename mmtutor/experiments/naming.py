@@ -34,10 +34,18 @@ from .attention_models import Everywhere
 from .contrastive import varied
 from .naming_tasks import QUESTIONS, Named, named, vocabulary
 
-STEPS = {"cpu": {"picture": 1500, "text": 400}, "gpu": {"picture": 8000, "text": 1600}}
+STEPS = {
+    "cpu": {"picture": 1500, "text": 400, "animals": 400},
+    "gpu": {"picture": 8000, "text": 1600, "animals": 2000},
+}
 DIM, WIDTH, BATCH, DECAY = 128, {"cpu": 48, "gpu": 96}, 128, 0.05
 RATE, FASTER = 3e-3, 1e-2  # chosen by Twemoji's names, learnt from Fluent and blobs: 1e-3 is worse for all
-EXAMINED = ("English, attention", "English, Transformer", "English, Transformer, own patches")
+EXAMINED = (
+    "English, attention",
+    "English, Transformer",
+    "English, Transformer, own patches",
+    "animals, Transformer",
+)
 LOOKED_AT = 200  # pictures that are named right
 POOL = 8  # batches that are sorted by length together
 LENGTHS = {"English": (8, 11, 15), "Chinese": (2, 3, 4)}  # a name of up to so many characters, or more
@@ -49,7 +57,7 @@ DECODERS = {
     "Transformer": TransformerDecoder,
     "Transformer, one vector": TransformerDecoder,
 }
-DEFAULT = dict(rate=RATE, times=1, tags=False, apart=False)
+DEFAULT = dict(rate=RATE, times=1, tags=False, apart=False, narrow=False)
 ROWS = (
     {
         f"{question}, {decoder}": dict(question=question, decoder=decoder)
@@ -64,6 +72,7 @@ ROWS = (
     | {
         "English, vanilla, rate 0.01": dict(question="English", decoder="vanilla", rate=FASTER),
         "English, vanilla, 3 × steps": dict(question="English", decoder="vanilla", times=3),
+        "animals, Transformer": dict(question="animals", decoder="Transformer", narrow=True),
         "English, Transformer, own patches": dict(question="English", decoder="Transformer", apart=True),
         "translation, Transformer, tags": dict(question="translation", decoder="Transformer", tags=True),
     }
@@ -79,7 +88,7 @@ def settings(row: str) -> dict:
     """Return a row's settings, defaults filled in; an unknown row raises, naming the known ones.
 
     ``rate`` of learning; ``times`` as many steps; ``tags``: the group of a thing as a second task; ``apart``:
-    tokens made by `OwnPatches`.
+    tokens made by `OwnPatches`; ``narrow``: an encoder of half the width.
     """
     if row not in ROWS:
         raise ValueError(f"row: expected one of {', '.join(ROWS)}; found {row!r}")
@@ -116,7 +125,7 @@ def language(question: str) -> str:
 def build(s: dict, width: int) -> Seq2Seq:
     """Return the untrained model of a row's settings."""
     texts = s["question"] == "translation"
-    see = OwnPatches if s["apart"] else PictureTokens
+    see, width = OwnPatches if s["apart"] else PictureTokens, width // 2 if s["narrow"] else width
     encoder = TextTokens(len(vocabulary("English")), DIM) if texts else see(DIM, width)
     encoder = OneToken(encoder) if s["decoder"].endswith("one vector") else encoder
     model = Seq2Seq(encoder, DECODERS[s["decoder"]](len(vocabulary(language(s["question"]))), DIM))
@@ -176,6 +185,8 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
         tags = model.tag(masked_mean(*model.encoder(x)))
         return loss + F.cross_entropy(tags, group[index].to(where))
 
+    kind = "text" if not pictures else "animals" if s["question"] == "animals" else "picture"
+
     def validation() -> float:
         held_out = named(s["question"], "validation")
         return -model.loss(held_out.inputs.to(where), characters.encode(held_out.names).to(where)).item()
@@ -183,7 +194,7 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
     model.history = train(
         model,
         batch_loss,
-        s["times"] * STEPS[scale]["picture" if pictures else "text"],
+        s["times"] * STEPS[scale][kind],
         rate=s["rate"],
         weight_decay=DECAY,
         score=None if pictures else validation,

@@ -12,7 +12,8 @@ from mmtutor.encoders import pixels
 from mmtutor.seq2seq import Vocabulary
 
 STYLE = "noto"  # the style that no model sees in training
-QUESTIONS = ("English", "Chinese", "unseen things", "translation")
+QUESTIONS = ("English", "Chinese", "animals", "unseen things", "translation")
+GROUP = "animals & nature"
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,10 @@ def named(question: str, part: str) -> Named:
     """Return what there is to name; ``part`` is train, validation or test.
 
     ``"English"`` and ``"Chinese"``: all 1,562 things in the known styles in training, and in a style never
-    seen in the test. ``"unseen things"``: the training things in all styles, and the test things in that
-    style. ``"translation"``: English names of the training, validation or test things, to be written in
-    Chinese. Only the last has a validation part: pictures are trained for a fixed number of steps.
+    seen in the test. ``"animals"``: the same of animals and plants, in English. ``"unseen things"``: the
+    training things in all styles, and the test things in that style. ``"translation"``: English names of the
+    training, validation or test things, to be written in Chinese. Only the last has a validation part:
+    pictures are trained for a fixed number of steps.
 
     Raises:
         ValueError: for another question.
@@ -61,7 +63,9 @@ def named(question: str, part: str) -> Named:
         english = vocabulary("English").encode([emoji.names[i] for i in thing])
         return Named(english, [names[i] for i in thing], thing)
     known = emoji.styles if question == "unseen things" else held_out_style(STYLE, True)[0]
-    items = np.arange(len(names)) if question != "unseen things" else getattr(things, part)
+    items = getattr(things, part) if question == "unseen things" else np.arange(len(names))
+    if question == "animals":
+        items = np.flatnonzero(emoji.group == emoji.group_names.index(GROUP))
     styles = [emoji.styles.index(name) for name in known] if part == "train" else [emoji.styles.index(STYLE)]
     style, thing = np.array([(s, i) for s in styles for i in items if emoji.present[s, i]]).T
     return Named(torch.tensor(emoji.images[style, thing]), [names[i] for i in thing], thing)
