@@ -1,0 +1,191 @@
+"""Chapter 10: who asks whom, in scenes of four pictures, films of three clips, and two streams of digits.
+
+All models of a question have the same encoders, batches and steps; only what joins the tokens differs. Scenes
+are drawn anew at each step, from the training things; the test scenes are the same for all.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmtutor import runtime
+from mmtutor.contrastive import info_nce
+from mmtutor.ledger import Figures
+from mmtutor.sharing import parameter_count
+from mmtutor.training import train
+
+from .contrastive import varied
+from .cross_modal_models import Answering, Following, NearestPart, means
+from .cross_modal_scores import agreement, pointing
+from .cross_modal_tasks import SCENE, Asked, asked, streams
+from .fusion_tasks import examples
+
+DIM, WIDTH, BATCH = 64, {"cpu": 24, "gpu": 64}, 32
+RATES = {"align": 3e-3, "hand": 1e-3, "motion": 1e-3, "group": 1e-3, "streams": 3e-3}
+DECAY, TEMPERATURE = 0.05, 0.1
+STEPS = {
+    "cpu": {"align": 800, "hand": 1200, "motion": 800, "group": 400, "streams": 1500},
+    "gpu": {"align": 4000, "hand": 6000, "motion": 4000, "group": 2000, "streams": 6000},
+}
+CLASSES = {"hand": SCENE, "motion": 2, "group": 10}
+TESTED = {"hand": 500, "motion": 500, "group": 1000, "streams": 2000}  # scenes
+
+FUSERS = ("concat", "low-rank", "Transformer of two vectors")
+JOINS = ("interactive", "joint", "co-attention", "cross-modal Transformer", "gated cross-attention")
+DEFAULT = dict(aligned=False, hidden=None, told=False)
+ROWS = (
+    {
+        f"{question}, {kind}": dict(question=question, kind=kind, aligned=question != "group")
+        for question in ("hand", "motion", "group")
+        for kind in (*FUSERS, *JOINS)
+    }
+    | {
+        f"{question}, told the part": dict(question=question, kind="concat", aligned=True, told=True)
+        for question in ("hand", "motion")
+    }
+    | {
+        f"{question}, nearest part": dict(question=question, kind="nearest part", aligned=True)
+        for question in ("hand", "motion")
+    }
+    | {
+        f"{question}, {kind}, not aligned": dict(question=question, kind=kind)
+        for question in ("hand",)
+        for kind in ("interactive", "cross-modal Transformer")
+    }
+    | {
+        f"{question}, only {shown}": dict(question=question, kind="concat", hidden=hidden)
+        for question in ("motion", "group")
+        for shown, hidden in (("image", "text"), ("text", "image"))
+    }
+    | {"hand, gates open": dict(question="hand", kind="gates open", aligned=True)}
+    | {
+        f"streams, {kind}": dict(question="streams", kind=kind)
+        for kind in ("temporal", "unasked", "concat", "mean")
+    }
+)
+
+
+def settings(row: str) -> dict:
+    """Return a row's settings, defaults filled in; an unknown row raises, naming the known ones."""
+    if row not in ROWS:
+        raise ValueError(f"row: expected one of {', '.join(ROWS)}; found {row!r}")
+    return {**DEFAULT, **ROWS[row]}
+
+
+def build(s: dict, width: int) -> nn.Module:
+    """Return the untrained model of a row's settings."""
+    if s["question"] == "streams":
+        return Following(s["kind"], DIM)
+    make = NearestPart if s["kind"] == "nearest part" else Answering
+    return make(
+        s["kind"],
+        DIM,
+        width,
+        CLASSES[s["question"]],
+        s["question"] == "motion",
+        hidden=s["hidden"],
+        told=s["told"],
+    )
+
+
+def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = False, progress=False):
+    """Train one row's model and return it.
+
+    Args:
+        row: a key of ``ROWS``.
+        seed: seeds weights, scenes and augmentation.
+        scale: ``"cpu"`` or ``"gpu"``; by default what the machine has.
+        shuffle_pairs: the control: each scene gets the answers of another.
+        progress: show a progress bar.
+
+    Raises:
+        ValueError: for an unknown row.
+    """
+    s, scale = settings(row), scale or runtime.scale()
+    generator, where = runtime.seed_everything(seed), runtime.device()
+    model, steps = build(s, WIDTH[scale]).to(where), STEPS[scale]
+    more = dict(weight_decay=DECAY, progress=progress)
+    if s["aligned"]:
+        align(model, s, steps["align"], generator, rate=RATES["align"], **more)
+    if isinstance(model, NearestPart):
+        model.remember()
+    side = examples("digits", "train") if s["question"] == "streams" else None
+
+    def batch_loss(step: int) -> Tensor:
+        if side is not None:
+            seen = streams(side, 2 * BATCH, generator)
+            logits, answer = model(seen)[0], seen.answer
+        else:
+            seen = lesson(s, generator)
+            logits, answer = model.answer(seen)[0].flatten(0, 1), seen.answer
+        answer = answer.roll(1, 0) if shuffle_pairs else answer
+        return F.cross_entropy(logits, answer.flatten().to(where))
+
+    model.history = train(model, batch_loss, steps[s["question"]], rate=RATES[s["question"]], **more)
+    return model
+
+
+def lesson(s: dict, generator: torch.Generator) -> Asked:
+    """Draw scenes to learn from; pictures are varied, clips are not."""
+    size = BATCH * (SCENE if s["question"] == "group" else 1)
+    seen = asked(s["question"], "train", size, generator)
+    if s["question"] == "motion":
+        return seen
+    parts = varied(seen.parts.flatten(0, 1), generator).unflatten(0, seen.parts.shape[:2])
+    return Asked(parts, seen.words, seen.answer, seen.item, seen.texts)
+
+
+def align(model: Answering, s: dict, steps: int, generator: torch.Generator, **more) -> None:
+    """Train the encoders by chapter 06's loss: a part's tokens and its question's words, each averaged."""
+    where = next(model.parameters()).device
+
+    def batch_loss(step: int) -> Tensor:
+        seen = lesson(s, generator)
+        part, text = means(model, seen.parts.to(where), seen.words.to(where))
+        return info_nce(part.flatten(0, 1), text.flatten(0, 1), TEMPERATURE)
+
+    train(nn.ModuleList([model.image, model.text]), batch_loss, steps, **more)
+
+
+def tested(question: str, part: str = "test") -> Asked:
+    """Return the scenes that every model of a question is tested on, of things of one part of the split."""
+    return asked(question, part, TESTED[question], torch.Generator().manual_seed(0))
+
+
+def score(model: nn.Module, row: str) -> Figures:
+    """Return a model's figures: accuracy on things never seen, and on training things in scenes never seen.
+
+    Of models of scenes and films, see also `cross_modal_scores.pointing`, and of those of single pictures
+    `cross_modal_scores.agreement`.
+    """
+    s, figures = settings(row), {"parameters": parameter_count(model)}
+    if s["question"] == "streams":
+        return followed(model, figures)
+    with torch.no_grad():
+        seen, known = tested(s["question"]), tested(s["question"], "train")
+        logits = model.answer(seen)[0].cpu()
+        right = logits.argmax(2) == seen.answer
+        figures["accuracy, known things"] = (
+            (model.answer(known)[0].cpu().argmax(2) == known.answer).double().mean().item()
+        )
+    if s["question"] != "group":
+        figures |= pointing(model, seen, right)
+    elif s["kind"] in ("concat", "co-attention", "cross-modal Transformer") and not s["hidden"]:
+        figures |= agreement(model, known, seen)
+    outcomes = right.double().mean(1).numpy()
+    return Figures(figures, outcomes={"accuracy": outcomes})
+
+
+@torch.no_grad()
+def followed(model: Following, figures: dict[str, float]) -> Figures:
+    """Return the figures of two streams: accuracy, and the weight on the stream where the reader is."""
+    seen = streams(examples("digits", "test"), TESTED["streams"], torch.Generator().manual_seed(0))
+    logits, weights = model(seen)
+    if weights is not None:
+        figures["weight"] = weights.cpu().gather(2, seen.follows[..., None]).mean().item()
+    return Figures(figures, outcomes={"accuracy": (logits.argmax(1).cpu() == seen.answer).double().numpy()})
+
+
+def run(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = False) -> Figures:
+    """Train and score one row; see `fit` and `score`."""
+    return score(fit(row, seed, scale=scale, shuffle_pairs=shuffle_pairs), row)
