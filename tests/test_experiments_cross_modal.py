@@ -99,7 +99,7 @@ def test_the_path_through_two_streams_changes_after_an_odd_digit():
     known = {tuple(x.tolist()): int(y) for x, y in zip(side.x["karhunen"], side.y, strict=True)}
     for row in range(30):
         at = 0
-        for t in range(tasks.STEPS):
+        for t in range(8):
             assert seen.follows[row, t] == at
             digit = known[tuple(seen.x[["upper", "lower"][at]][row, t].tolist())]
             at = (at + digit) % 2
@@ -182,7 +182,11 @@ def test_gates_that_start_closed_hide_the_image_and_open_ones_show_it():
 @pytest.mark.parametrize("row", recipe.ROWS)
 def test_a_row_gives_its_figures(row):
     figures, s = recipe.run(row, 0), recipe.settings(row)
-    assert {*figures.outcomes} == {"accuracy"}
+    looks = (
+        {f"look {n}" for n in range(4)} if s["kind"] in recipe.JOINS and s["question"] != "group" else set()
+    )
+    assert {"accuracy"} | looks <= {*figures.outcomes}
+    assert ("accuracy, longer" in figures) == (s["question"] == "streams")
     weighted = (*recipe.JOINS, "gates open", "nearest part")
     if s["question"] in ("hand", "motion"):
         assert ("points, attention" in figures) == (s["kind"] in weighted)
@@ -209,6 +213,26 @@ def test_settings_of_a_row_reach_its_model():
     assert recipe.fit("hand, gates open", 0).joined.kind == "gates open"
     assert not recipe.fit("streams, unasked", 0).read.query.weight.any()
     assert recipe.fit("streams, temporal", 0).read.query.weight.any()
+
+
+def test_short_first_begins_with_short_streams(monkeypatch):
+    monkeypatch.setattr(recipe, "STEPS", {"cpu": recipe.STEPS["cpu"] | {"streams": 8}})
+    lengths, draw = [], recipe.streams
+    monkeypatch.setattr(recipe, "streams", lambda *args: lengths.append(args[3]) or draw(*args))
+    recipe.fit("streams, concat, short first", 0)
+    recipe.fit("streams, concat", 0)
+    assert lengths == [2, 2, 3, 3, 4, 4, 8, 8] + [8] * 8
+
+
+def test_a_look_has_a_row_for_each_word_that_asks_and_its_mean_is_the_weight():
+    seen = tasks.asked("hand", "test", 3, seed())
+    for kind, asks in (("gates open", seen.words.shape[2]), ("interactive", 1)):
+        model = answering(kind)
+        looks, weights = model.look(seen), model.answer(seen)[1]
+        assert looks.shape == (3, 4, asks, 16)
+        real = (seen.words > 0).any(3).double() if asks > 1 else torch.ones(3, 4, 1)
+        mean = (looks * real[..., None]).sum(2) / real.sum(2, keepdim=True)
+        assert torch.allclose(mean.float(), weights.flatten(2), atol=1e-6)
 
 
 def test_alignment_trains_the_encoders_and_nothing_else():

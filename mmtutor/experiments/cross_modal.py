@@ -4,11 +4,14 @@ All models of a question have the same encoders, batches and steps; only what jo
 are drawn anew at each step, from the training things; the test scenes are the same for all.
 """
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmtutor import runtime
+from mmtutor.augment import random_affine, random_mirror
 from mmtutor.contrastive import info_nce
 from mmtutor.ledger import Figures
 from mmtutor.sharing import parameter_count
@@ -17,14 +20,15 @@ from mmtutor.training import train
 from .contrastive import varied
 from .cross_modal_models import Answering, Following, NearestPart, means
 from .cross_modal_scores import agreement, pointing
-from .cross_modal_tasks import SCENE, Asked, asked, streams
+from .cross_modal_tasks import SCENE, Asked, asked, streams, with_change
 from .fusion_tasks import examples
 
 DIM, WIDTH, BATCH = 64, {"cpu": 24, "gpu": 64}, 32
 RATES = {"align": 3e-3, "hand": 1e-3, "motion": 1e-3, "group": 1e-3, "streams": 3e-3}
-DECAY, TEMPERATURE = 0.05, 0.1
+DECAY, TEMPERATURE = {"motion": 0.5}, 0.1  # 0.05 where it is not said
+MOVED = {"degrees": 20.0, "shift": 0.12, "scale": 0.25, "shear": 0.2}  # clips, as in chapter 05
 STEPS = {
-    "cpu": {"align": 800, "hand": 1200, "motion": 800, "group": 400, "streams": 1500},
+    "cpu": {"align": 800, "hand": 1600, "motion": 800, "group": 400, "streams": 2000},
     "gpu": {"align": 4000, "hand": 6000, "motion": 4000, "group": 2000, "streams": 6000},
 }
 CLASSES = {"hand": SCENE, "motion": 2, "group": 10}
@@ -32,7 +36,9 @@ TESTED = {"hand": 500, "motion": 500, "group": 1000, "streams": 2000}  # scenes
 
 FUSERS = ("concat", "low-rank", "Transformer of two vectors")
 JOINS = ("interactive", "joint", "co-attention", "cross-modal Transformer", "gated cross-attention")
-DEFAULT = dict(aligned=False, hidden=None, told=False)
+LOOKED_AT = 4  # scenes and films whose weights are kept: of question n % Q about number n
+DEFAULT = dict(aligned=False, hidden=None, told=False, short_first=False)
+SHORT = (2, 3, 4, 8)  # lengths of two streams, a quarter of the steps each
 ROWS = (
     {
         f"{question}, {kind}": dict(question=question, kind=kind, aligned=question != "group")
@@ -59,8 +65,9 @@ ROWS = (
     }
     | {"hand, gates open": dict(question="hand", kind="gates open", aligned=True)}
     | {
-        f"streams, {kind}": dict(question="streams", kind=kind)
+        f"streams, {kind}{more}": dict(question="streams", kind=kind, short_first=bool(more))
         for kind in ("temporal", "unasked", "concat", "mean")
+        for more in ("", ", short first")
     }
 )
 
@@ -104,7 +111,7 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
     s, scale = settings(row), scale or runtime.scale()
     generator, where = runtime.seed_everything(seed), runtime.device()
     model, steps = build(s, WIDTH[scale]).to(where), STEPS[scale]
-    more = dict(weight_decay=DECAY, progress=progress)
+    more = dict(weight_decay=DECAY.get(s["question"], 0.05), progress=progress)
     if s["aligned"]:
         align(model, s, steps["align"], generator, rate=RATES["align"], **more)
     if isinstance(model, NearestPart):
@@ -113,7 +120,8 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
 
     def batch_loss(step: int) -> Tensor:
         if side is not None:
-            seen = streams(side, 2 * BATCH, generator)
+            length = SHORT[len(SHORT) * step // steps["streams"]] if s["short_first"] else SHORT[-1]
+            seen = streams(side, 2 * BATCH, generator, length)
             logits, answer = model(seen)[0], seen.answer
         else:
             seen = lesson(s, generator)
@@ -126,13 +134,17 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
 
 
 def lesson(s: dict, generator: torch.Generator) -> Asked:
-    """Draw scenes to learn from; pictures are varied, clips are not."""
+    """Draw scenes to learn from; pictures are varied, and all frames of a clip are in the same way."""
     size = BATCH * (SCENE if s["question"] == "group" else 1)
     seen = asked(s["question"], "train", size, generator)
+    parts = seen.parts.flatten(0, 1)
     if s["question"] == "motion":
-        return seen
-    parts = varied(seen.parts.flatten(0, 1), generator).unflatten(0, seen.parts.shape[:2])
-    return Asked(parts, seen.words, seen.answer, seen.item, seen.texts)
+        frames = parts[:, :, :3]
+        frames = random_affine(frames.flatten(1, 2), **MOVED, generator=generator).view_as(frames)
+        parts = with_change(random_mirror(frames.flatten(1, 2), generator=generator).view_as(frames))
+    else:
+        parts = varied(parts, generator)
+    return replace(seen, parts=parts.unflatten(0, seen.parts.shape[:2]))
 
 
 def align(model: Answering, s: dict, steps: int, generator: torch.Generator, **more) -> None:
@@ -156,7 +168,7 @@ def score(model: nn.Module, row: str) -> Figures:
     """Return a model's figures: accuracy on things never seen, and on training things in scenes never seen.
 
     Of models of scenes and films, see also `cross_modal_scores.pointing`, and of those of single pictures
-    `cross_modal_scores.agreement`.
+    `cross_modal_scores.agreement`. ``"look 0"`` and so on are the weights of a few, words by tokens, flat.
     """
     s, figures = settings(row), {"parameters": parameter_count(model)}
     if s["question"] == "streams":
@@ -172,18 +184,27 @@ def score(model: nn.Module, row: str) -> Figures:
         figures |= pointing(model, seen, right)
     elif s["kind"] in ("concat", "co-attention", "cross-modal Transformer") and not s["hidden"]:
         figures |= agreement(model, known, seen)
-    outcomes = right.double().mean(1).numpy()
-    return Figures(figures, outcomes={"accuracy": outcomes})
+    outcomes = {"accuracy": right.double().mean(1).numpy()}
+    if s["question"] != "group" and (weights := model.look(seen)) is not None:
+        asks = [(n, n % weights.shape[1]) for n in range(LOOKED_AT)]
+        outcomes |= {f"look {n}": weights[n, q].flatten().cpu().numpy() for n, q in asks}
+    return Figures(figures, outcomes=outcomes)
 
 
 @torch.no_grad()
 def followed(model: Following, figures: dict[str, float]) -> Figures:
-    """Return the figures of two streams: accuracy, and the weight on the stream where the reader is."""
-    seen = streams(examples("digits", "test"), TESTED["streams"], torch.Generator().manual_seed(0))
-    logits, weights = model(seen)
+    """Return the figures of two streams: accuracy, and the weight on the stream where the reader is.
+
+    ``"accuracy, longer"`` is that of streams twice as long as any in training.
+    """
+    side, outcomes = examples("digits", "test"), {}
+    for suffix, length in ((", longer", 2 * SHORT[-1]), ("", SHORT[-1])):
+        seen = streams(side, TESTED["streams"], torch.Generator().manual_seed(0), length)
+        logits, weights = model(seen)
+        outcomes[f"accuracy{suffix}"] = (logits.argmax(1).cpu() == seen.answer).double().numpy()
     if weights is not None:
         figures["weight"] = weights.cpu().gather(2, seen.follows[..., None]).mean().item()
-    return Figures(figures, outcomes={"accuracy": (logits.argmax(1).cpu() == seen.answer).double().numpy()})
+    return Figures(figures, outcomes=outcomes)
 
 
 def run(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = False) -> Figures:

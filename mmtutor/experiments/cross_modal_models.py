@@ -85,7 +85,11 @@ class Joined(nn.Module):
         if kind == "cross-modal Transformer":
             self.last = nn.Linear(2 * dim, dim)
 
-    def forward(self, tokens: dict[str, Tensor], valid: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    def look(self, tokens: dict[str, Tensor], valid: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return the point, and weights of whoever asks the image, ``(B, W, L)``: each word, or all as one.
+
+        Layers and heads are averaged; a fuser of means has no weights.
+        """
         if isinstance(self.join, fusion.Fusion):
             means = {m: masked_mean(x, valid[m]) for m, x in tokens.items()}
             here = torch.stack([valid[m].any(1) for m in tokens], 1)
@@ -93,20 +97,19 @@ class Joined(nn.Module):
         if self.kind == "cross-modal Transformer":
             read, weights = self.join(tokens, valid, need_weights=True)
             z = self.last(torch.cat([masked_mean(x, valid[m]) for m, x in read.items()], 1))
-            return z, words_mean(weights["text", "image"], valid["text"])
+            return z, weights["text", "image"].mean((1, 2))
         z, weights = self.join(tokens, valid)
-        if isinstance(self.join, InteractiveAttention):
-            return z, weights["text", "image"]
         if isinstance(self.join, Gated):
-            return z, words_mean(weights, valid["text"])
-        return z, weights["image"]
+            return z, weights.mean((1, 2))
+        weights = weights["text", "image"] if self.kind == "interactive" else weights["image"]
+        return z, weights[:, None]
 
-
-def words_mean(
-    weights: Float[Tensor, "batch layers heads words length"], valid: Tensor
-) -> Float[Tensor, "batch length"]:
-    """Average weights over layers, heads and the real words that ask."""
-    return weights.mean((1, 2)).sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
+    def forward(self, tokens: dict[str, Tensor], valid: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return the point, and the mean weights of the words that ask, ``(B, L)``."""
+        z, weights = self.look(tokens, valid)
+        if weights is None or weights.shape[1] == 1:
+            return z, weights if weights is None else weights[:, 0]
+        return z, masked_mean(weights, valid["text"])
 
 
 class Gated(nn.Module):
@@ -175,6 +178,13 @@ class Answering(nn.Module):
         if weights is not None:
             weights = weights.unflatten(0, shape).unflatten(2, (parts.shape[1], -1))
         return self.head(z).unflatten(0, shape), weights
+
+    @torch.no_grad()
+    def look(self, seen: Asked) -> Float[Tensor, "batch questions words tokens"] | None:
+        """Return who looks where, see `Joined.look`."""
+        where = self.head[1].weight.device
+        weights = self.joined.look(*self.tokens(seen.parts.to(where), seen.words.to(where)))[1]
+        return None if weights is None else weights.unflatten(0, seen.answer.shape)
 
     def answer(self, seen: Asked) -> tuple[Tensor, Tensor | None]:
         """Return logits and weights of `Asked`, wherever the model is."""

@@ -27,7 +27,6 @@ MOTIONS = {  # how each is asked for
     "in place": "stay in place",
 }
 BUCKETS, WORDS, FEATURES = 4096, 12, 16  # of the hash; words of a text and features of a word that are read
-STEPS = 8  # of two streams
 
 
 @dataclass(frozen=True)
@@ -108,13 +107,23 @@ def hand(items: np.ndarray, size: int, generator: torch.Generator) -> Asked:
     return Asked(parts, _hashed(texts), hands, item, texts)
 
 
+def with_change(frames: Float[Tensor, "*batch frames 3 32 32"]) -> Float[Tensor, "*batch frames 6 32 32"]:
+    """Add to each frame what changed since the one before; clips run in a loop.
+
+    Example:
+        >>> with_change(torch.arange(3.0).view(3, 1, 1, 1).expand(3, 3, 32, 32))[:, 3, 0, 0]
+        tensor([-2.,  1.,  1.])
+    """
+    return torch.cat([frames, frames - frames.roll(1, -4)], -3)
+
+
 @cache
 def _clips() -> tuple[dict[int, int], Tensor]:
     """Return the clip of each thing that has one with a motion known, and all clips with what changed."""
     emoji = load_emoji()
     clip = {int(i): n for n, i in enumerate(emoji.video_item) if emoji.motion[n] >= 0}
     frames = pixels(emoji.videos[:, :: emoji.videos.shape[1] // FRAMES])
-    return clip, torch.cat([frames, frames - frames.roll(1, 1)], 2)
+    return clip, with_change(frames)
 
 
 def motion(items: np.ndarray, size: int, generator: torch.Generator) -> Asked:
@@ -190,7 +199,7 @@ class Streams:
     answer: Int64[Tensor, "batch"]
 
 
-def streams(side: Examples, size: int, generator: torch.Generator, steps: int = STEPS) -> Streams:
+def streams(side: Examples, size: int, generator: torch.Generator, steps: int = 8) -> Streams:
     """Draw two streams of handwritten digits, and follow the path through them.
 
     Example:
