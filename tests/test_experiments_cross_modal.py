@@ -26,7 +26,7 @@ def tiny(monkeypatch):
     monkeypatch.setattr(recipe, "TESTED", dict.fromkeys(recipe.TESTED, 24))
     monkeypatch.setattr(recipe, "WIDTH", {"cpu": 2})
     monkeypatch.setattr(recipe, "DIM", 8)
-    monkeypatch.setattr(recipe, "BATCH", 4)
+    monkeypatch.setattr(recipe, "BATCH", dict.fromkeys(recipe.BATCH, 4))
     yield
     torch.set_num_threads(threads)
 

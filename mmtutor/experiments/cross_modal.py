@@ -23,12 +23,13 @@ from .cross_modal_scores import agreement, pointing
 from .cross_modal_tasks import SCENE, Asked, asked, streams, with_change
 from .fusion_tasks import examples
 
-DIM, WIDTH, BATCH = 64, {"cpu": 24, "gpu": 64}, 32
+DIM, WIDTH = 64, {"cpu": 24, "gpu": 64}
+BATCH = {"hand": 32, "motion": 16, "group": 128, "streams": 64}
 RATES = {"align": 3e-3, "hand": 1e-3, "motion": 1e-3, "group": 1e-3, "streams": 3e-3}
 DECAY, TEMPERATURE = {"motion": 0.5}, 0.1  # 0.05 where it is not said
 MOVED = {"degrees": 20.0, "shift": 0.12, "scale": 0.25, "shear": 0.2}  # clips, as in chapter 05
 STEPS = {
-    "cpu": {"align": 800, "hand": 1600, "motion": 800, "group": 400, "streams": 2000},
+    "cpu": {"align": 600, "hand": 1200, "motion": 800, "group": 400, "streams": 2000},
     "gpu": {"align": 4000, "hand": 6000, "motion": 4000, "group": 2000, "streams": 6000},
 }
 CLASSES = {"hand": SCENE, "motion": 2, "group": 10}
@@ -42,8 +43,12 @@ SHORT = (2, 3, 4, 8)  # lengths of two streams, a quarter of the steps each
 ROWS = (
     {
         f"{question}, {kind}": dict(question=question, kind=kind, aligned=question != "group")
-        for question in ("hand", "motion", "group")
-        for kind in (*FUSERS, *JOINS)
+        for question, kinds in {
+            "hand": (*FUSERS, *JOINS),
+            "motion": ("concat", *JOINS),
+            "group": (*FUSERS, *JOINS),
+        }.items()
+        for kind in kinds
     }
     | {
         f"{question}, told the part": dict(question=question, kind="concat", aligned=True, told=True)
@@ -121,7 +126,7 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
     def batch_loss(step: int) -> Tensor:
         if side is not None:
             length = SHORT[len(SHORT) * step // steps["streams"]] if s["short_first"] else SHORT[-1]
-            seen = streams(side, 2 * BATCH, generator, length)
+            seen = streams(side, BATCH["streams"], generator, length)
             logits, answer = model(seen)[0], seen.answer
         else:
             seen = lesson(s, generator)
@@ -135,8 +140,7 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
 
 def lesson(s: dict, generator: torch.Generator) -> Asked:
     """Draw scenes to learn from; pictures are varied, and all frames of a clip are in the same way."""
-    size = BATCH * (SCENE if s["question"] == "group" else 1)
-    seen = asked(s["question"], "train", size, generator)
+    seen = asked(s["question"], "train", BATCH[s["question"]], generator)
     parts = seen.parts.flatten(0, 1)
     if s["question"] == "motion":
         frames = parts[:, :, :3]
