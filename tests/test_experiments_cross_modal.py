@@ -76,7 +76,7 @@ def test_half_of_the_films_questions_are_true_and_say_how_the_thing_moves():
     flat = (seen.item[some].flatten(), texts, seen.answer[some].flatten())
     for item, text, answer in zip(*flat, strict=True):
         moves = tasks.MOTIONS[emoji.motion_names[emoji.motion[clip[int(item)]]]]
-        assert text.startswith(f"does {emoji.names[int(item)].lower()} ")
+        assert text.startswith(f"does the {emoji.names[int(item)].lower()} ")
         assert text.endswith(moves) == bool(answer)
     assert abs(seen.answer.double().mean() - 0.5) < 0.05
 

@@ -140,7 +140,7 @@ def motion(items: np.ndarray, size: int, generator: torch.Generator) -> Asked:
     asked = torch.where(answer == 1, moves, other)
     ways = [MOTIONS[name] for name in emoji.motion_names]
     texts = [
-        [f"does {emoji.names[i].lower()} {ways[k]}" for i, k in zip(things, kinds, strict=True)]
+        [f"does the {emoji.names[i].lower()} {ways[k]}" for i, k in zip(things, kinds, strict=True)]
         for things, kinds in zip(item, asked, strict=True)
     ]
     return Asked(clips[number], _hashed(texts), answer, item, texts)
