@@ -232,7 +232,10 @@ class NearestPart(Answering):
         return tokens, valid | {"image": valid["image"] & seen}
 
     def forward(self, parts: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
-        return super().forward(parts, words)[0], self.choice(parts, words)[..., None]
+        tokens, valid = self.tokens(parts, words)
+        z, _ = self.joined(tokens, valid)
+        seen = valid["image"].unflatten(0, words.shape[:2]).unflatten(2, (parts.shape[1], -1))
+        return self.head(z).unflatten(0, words.shape[:2]), seen[..., :1].to(z)
 
 
 class Following(nn.Module):

@@ -49,12 +49,6 @@ class Asked:
 
 
 @cache
-def features_of(word: str) -> tuple[int, ...]:
-    """Return the rows of a table that a word's features pick, from 1."""
-    return tuple(1 + fnv1a(feature) % BUCKETS for feature in text_features(word)[:FEATURES])
-
-
-@cache
 def hashed(text: str) -> Int64[Tensor, "words features"]:
     """Return the hashed features of a text's words; zero is padding.
 
@@ -64,7 +58,7 @@ def hashed(text: str) -> Int64[Tensor, "words features"]:
     """
     ids = torch.zeros(WORDS, FEATURES, dtype=torch.int64)
     for row, word in zip(ids, text.split()[:WORDS], strict=False):
-        found = features_of(word)
+        found = [1 + fnv1a(feature) % BUCKETS for feature in text_features(word)[:FEATURES]]
         row[: len(found)] = torch.tensor(found, dtype=torch.int64)
     return ids
 
