@@ -88,6 +88,12 @@ def test_what_changed_in_a_frame_is_since_the_frame_before_in_the_same_clip():
     assert torch.equal(change[:, :, 0], frames[:, :, 0] - frames[:, :, -1])
 
 
+def test_there_is_a_class_for_each_answer_and_none_besides():
+    for question, classes in recipe.CLASSES.items():
+        answers = tasks.asked(question, "train", 400, seed()).answer.unique()
+        assert answers.tolist() == [*range(classes)]
+
+
 def test_an_unknown_question_is_an_error():
     with pytest.raises(ValueError, match="question: expected one of hand, motion, group; found 'smell'"):
         tasks.asked("smell", "train", 2, seed())

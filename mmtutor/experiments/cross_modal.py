@@ -32,7 +32,7 @@ STEPS = {
     "cpu": {"align": 600, "hand": 1200, "motion": 800, "group": 400, "streams": 2000},
     "gpu": {"align": 4000, "hand": 6000, "motion": 4000, "group": 2000, "streams": 6000},
 }
-CLASSES = {"hand": SCENE, "motion": 2, "group": 10}
+CLASSES = {"hand": SCENE, "motion": 2, "group": 8}
 TESTED = {"hand": 500, "motion": 500, "group": 1000, "streams": 2000}  # scenes
 
 FUSERS = ("concat", "low-rank", "Transformer of two vectors")
