@@ -71,10 +71,13 @@ ROWS = (
     }
     | {
         "English, vanilla, rate 0.01": dict(question="English", decoder="vanilla", rate=FASTER),
-        "English, vanilla, 3 × steps": dict(question="English", decoder="vanilla", times=3),
         "animals, Transformer": dict(question="animals", decoder="Transformer", narrow=True),
         "English, Transformer, own patches": dict(question="English", decoder="Transformer", apart=True),
         "translation, Transformer, tags": dict(question="translation", decoder="Transformer", tags=True),
+    }
+    | {
+        f"English, {decoder}, 3 × steps": dict(question="English", decoder=decoder, times=3)
+        for decoder in ("vanilla", "attention", "Transformer")
     }
     | {
         f"{question}, {name}": dict(question=question, baseline=name, deterministic=True)
