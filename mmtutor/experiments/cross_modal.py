@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from mmtutor import runtime
 from mmtutor.augment import random_affine, random_mirror
 from mmtutor.contrastive import info_nce
+from mmtutor.data import load_emoji
 from mmtutor.ledger import Figures
 from mmtutor.sharing import parameter_count
 from mmtutor.training import train
 
 from .contrastive import varied
-from .cross_modal_models import Answering, Following, NearestPart, means
-from .cross_modal_scores import agreement, pointing
+from .cross_modal_models import Answering, Following, Gated, NearestPart, means
+from .cross_modal_scores import agreement, best_head, flat, pointing
 from .cross_modal_tasks import SCENE, Asked, asked, streams, with_change
 from .fusion import MOVED
 from .fusion_tasks import examples
@@ -33,45 +34,55 @@ STEPS = {
     "gpu": {"align": 4000, "hand": 6000, "motion": 4000, "group": 2000, "streams": 6000},
 }
 CLASSES = {"hand": SCENE, "motion": 2, "group": 8}
-TESTED = {"hand": 500, "motion": 500, "group": 1000, "streams": 2000}  # scenes
+TESTED = {"hand": 250, "motion": 300, "group": 1000, "streams": 2000}  # scenes
 
 FUSERS = ("concat", "low-rank", "Transformer of two vectors")
 JOINS = ("interactive", "joint", "co-attention", "cross-modal Transformer", "gated cross-attention")
 LOOKED_AT = 4  # scenes and films whose weights are kept: of question n % Q about number n
-DEFAULT = dict(aligned=False, hidden=None, told=False, short_first=False)
-SHORT = (2, 3, 4, 8)  # lengths of two streams, a quarter of the steps each
+SHORT = (2, 3, 4, 8)  # lengths of two streams
+CONTROLS = ("cross-modal Transformer, of means", "cross-modal Transformer, apart", "gates open")
+DEFAULT = dict(aligned=True, hidden=None, lengths="full", inserted=False, times=1)
 ROWS = (
     {
-        f"{question}, {kind}": dict(question=question, kind=kind, aligned=question != "group")
+        f"{question}, {kind}": dict(question=question, kind=kind)
         for question, kinds in {
-            "hand": (*FUSERS, *JOINS),
-            "motion": ("concat", *JOINS),
-            "group": (*FUSERS, *JOINS),
+            "hand": (*FUSERS, *JOINS, *CONTROLS, "nearest part"),
+            "motion": ("concat", *JOINS, "nearest part"),
         }.items()
         for kind in kinds
     }
-    | {
-        f"{question}, told the part": dict(question=question, kind="concat", aligned=True, told=True)
-        for question in ("hand", "motion")
-    }
-    | {
-        f"{question}, nearest part": dict(question=question, kind="nearest part", aligned=True)
-        for question in ("hand", "motion")
-    }
-    | {
-        f"hand, {kind}, not aligned": dict(question="hand", kind=kind)
+    | {  # as many steps as alignment and the question have together
+        f"hand, {kind}, not aligned": dict(question="hand", kind=kind, aligned=False, times=1.5)
         for kind in ("interactive", "cross-modal Transformer")
     }
     | {
-        f"{question}, only {shown}": dict(question=question, kind="concat", hidden=hidden)
-        for question in ("motion", "group")
+        f"motion, only {shown}": dict(question="motion", kind="concat", hidden=hidden)
         for shown, hidden in (("image", "text"), ("text", "image"))
     }
-    | {"hand, gates open": dict(question="hand", kind="gates open", aligned=True)}
     | {
-        f"streams, {kind}{more}": dict(question="streams", kind=kind, short_first=bool(more))
-        for kind in ("temporal", "unasked", "concat", "mean")
-        for more in ("", ", short first")
+        f"group, {kind}": dict(question="group", kind=kind, aligned=False)
+        for kind in ("concat", "co-attention", "cross-modal Transformer")
+    }
+    | {
+        f"group, only {shown}": dict(question="group", kind="concat", hidden=hidden, aligned=False)
+        for shown, hidden in (("image", "text"), ("text", "image"))
+    }
+    | {
+        f"group, inserted, {gates}": dict(question="group", kind=kind, aligned=False, inserted=True)
+        for gates, kind in (("gates shut", "gated cross-attention"), ("gates open", "gates open"))
+    }
+    | {
+        f"streams, {kind}{more}": dict(question="streams", kind=kind, aligned=False, lengths=lengths)
+        for kind, more, lengths in (
+            ("temporal", "", "full"),
+            ("temporal", ", short first", "short first"),
+            ("temporal", ", mixed", "mixed"),
+            ("unasked", "", "full"),
+            ("unasked", ", short first", "short first"),
+            ("concat", "", "full"),
+            ("concat", ", short first", "short first"),
+            ("mean", "", "full"),
+        )
     }
 )
 
@@ -95,7 +106,6 @@ def build(s: dict, width: int) -> nn.Module:
         CLASSES[s["question"]],
         s["question"] == "motion",
         hidden=s["hidden"],
-        told=s["told"],
     )
 
 
@@ -116,6 +126,7 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
     generator, where = runtime.seed_everything(seed), runtime.device()
     model, steps = build(s, WIDTH[scale]).to(where), STEPS[scale]
     more = dict(weight_decay=DECAY.get(s["question"], 0.05), progress=progress)
+    count = round(s["times"] * steps[s["question"]])
     if s["aligned"]:
         align(model, s, steps["align"], generator, rate=RATES["align"], **more)
     if isinstance(model, NearestPart):
@@ -124,8 +135,7 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
 
     def batch_loss(step: int) -> Tensor:
         if side is not None:
-            length = SHORT[len(SHORT) * step // steps["streams"]] if s["short_first"] else SHORT[-1]
-            seen = streams(side, BATCH["streams"], generator, length)
+            seen = streams(side, BATCH["streams"], generator, length(s["lengths"], step / count, generator))
             logits, answer = model(seen)[0], seen.answer
         else:
             seen = lesson(s, generator)
@@ -133,8 +143,35 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
         answer = answer.roll(1, 0) if shuffle_pairs else answer
         return F.cross_entropy(logits, answer.flatten().to(where))
 
-    model.history = train(model, batch_loss, steps[s["question"]], rate=RATES[s["question"]], **more)
+    more["rate"] = RATES[s["question"]]
+    if s["inserted"]:
+        model.joined.asleep = True
+        train(model, batch_loss, count, **more)
+        insert(model, s["question"])
+    model.history = train(model, batch_loss, count, **more)
     return model
+
+
+def length(lengths: str, progress: float, generator: torch.Generator) -> int:
+    """Return how long two streams are: always the longest, each for a quarter of the steps, or by lot."""
+    if lengths == "full":
+        return SHORT[-1]
+    drawn = (
+        torch.randint(len(SHORT), (), generator=generator) / len(SHORT) if lengths == "mixed" else progress
+    )
+    return SHORT[int(len(SHORT) * drawn)]
+
+
+def insert(model: Answering, question: str) -> None:
+    """Put the join into a model that has learnt to read, and keep how well it does on that day.
+
+    What it has learnt stays as it is: only the join and the encoder of pictures are trained from now on.
+    """
+    model.first_day = {"accuracy, before": right(model, tested(question)).mean().item()}
+    model.joined.asleep = False
+    model.first_day["accuracy, inserted"] = right(model, tested(question)).mean().item()
+    model.text.requires_grad_(False)
+    model.head.requires_grad_(False)
 
 
 def lesson(s: dict, generator: torch.Generator) -> Asked:
@@ -167,6 +204,15 @@ def tested(question: str, part: str = "test") -> Asked:
     return asked(question, part, TESTED[question], torch.Generator().manual_seed(0))
 
 
+@torch.no_grad()
+def right(model: Answering, seen: Asked) -> Tensor:
+    """Return for each question whether it is answered right, 1 or 0, ``(B, Q)``."""
+    training = model.training
+    logits = model.eval().answer(seen)[0].cpu()
+    model.train(training)
+    return (logits.argmax(2) == seen.answer).double()
+
+
 def score(model: nn.Module, row: str) -> Figures:
     """Return a model's figures: accuracy on things never seen, and on training things in scenes never seen.
 
@@ -176,28 +222,41 @@ def score(model: nn.Module, row: str) -> Figures:
     s, figures = settings(row), {"parameters": parameter_count(model)}
     if s["question"] == "streams":
         return followed(model, figures)
-    with torch.no_grad():
-        seen, known = tested(s["question"]), tested(s["question"], "train")
-        logits = model.answer(seen)[0].cpu()
-        right = logits.argmax(2) == seen.answer
-        figures["accuracy, known things"] = (
-            (model.answer(known)[0].cpu().argmax(2) == known.answer).double().mean().item()
-        )
+    sides = {"": tested(s["question"]), ", known things": tested(s["question"], "train")}
+    outcomes = {f"accuracy{more}": right(model, seen) for more, seen in sides.items()}
     if s["question"] != "group":
-        figures |= pointing(model, seen, right)
-    elif s["kind"] in ("concat", "co-attention", "cross-modal Transformer") and not s["hidden"]:
-        figures |= agreement(model, known, seen)
-    outcomes = {"accuracy": right.double().mean(1).numpy()}
-    if s["question"] != "group" and (weights := model.look(seen)) is not None:
+        for more, seen in sides.items():
+            found = pointing(model, seen, outcomes[f"accuracy{more}"].bool())
+            figures |= {name + more: value for name, value in found.items()}
+    if isinstance(model, NearestPart):
+        model.told = True
+        outcomes |= {f"told{more}": right(model, seen) for more, seen in sides.items()}
+        model.told = False
+    elif s["kind"] in (*JOINS, "gates open") and s["question"] != "group":
+        figures |= best_head(model, *reversed(sides.values())) | flat(model, *reversed(sides.values()))
+    elif s["question"] == "group" and not s["hidden"] and not s["inserted"]:
+        figures |= agreement(model, *reversed(sides.values()))
+    if isinstance(model.joined.join, Gated):
+        gates = torch.stack([layer.gate for layer in model.joined.join.layers]).detach().mean(0)
+        figures |= {"gate, look": gates[0].item(), "gate, network": gates[1].item()}
+        figures |= getattr(model, "first_day", {})
+    family = load_emoji().family
+    groups = {
+        name: family[sides[name.removeprefix("accuracy").removeprefix("told")].item.flatten()]
+        for name in outcomes
+    }
+    outcomes = {name: values.flatten().numpy() for name, values in outcomes.items()}
+    if s["question"] != "group" and (weights := model.look(sides[""])) is not None:
         asks = [(n, n % weights.shape[1]) for n in range(LOOKED_AT)]
         outcomes |= {f"look {n}": weights[n, q].flatten().cpu().numpy() for n, q in asks}
-    return Figures(figures, outcomes=outcomes)
+    return Figures(figures, outcomes=outcomes, groups=groups)
 
 
 @torch.no_grad()
 def followed(model: Following, figures: dict[str, float]) -> Figures:
     """Return the figures of two streams: accuracy, and the weight on the stream where the reader is.
 
+    The first step does not count in it: all readers begin in the same stream.
     ``"accuracy, longer"`` is that of streams twice as long as any in training.
     """
     side, outcomes = examples("digits", "test"), {}
@@ -206,7 +265,7 @@ def followed(model: Following, figures: dict[str, float]) -> Figures:
         logits, weights = model(seen)
         outcomes[f"accuracy{suffix}"] = (logits.argmax(1).cpu() == seen.answer).double().numpy()
     if weights is not None:
-        figures["weight"] = weights.cpu().gather(2, seen.follows[..., None]).mean().item()
+        figures["weight"] = weights.cpu().gather(2, seen.follows[..., None])[:, 1:].mean().item()
     return Figures(figures, outcomes=outcomes)
 
 

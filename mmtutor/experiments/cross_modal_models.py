@@ -27,7 +27,7 @@ MODALITIES = ("image", "text")
 
 
 class WordTokens(nn.Module):
-    """A token for each word: the mean of the rows that its hashed features pick, and a linear map.
+    """A token for each word: the mean of the rows that its hashed features pick, through a small network.
 
     Shapes: features ``(B, W, F)``, zero is padding -> tokens ``(B, W, D)`` and valid ``(B, W)``.
     """
@@ -37,7 +37,7 @@ class WordTokens(nn.Module):
         self.table = nn.Embedding(BUCKETS + 1, width, padding_idx=0)
         nn.init.normal_(self.table.weight[1:], std=0.25)  # as `TextEncoder`'s
         self.network = nn.Sequential(
-            nn.Dropout(dropout), nn.Linear(width, dim), nn.GELU(), nn.Linear(dim, dim)
+            nn.Dropout(dropout), nn.Linear(width, dim), nn.GELU(), nn.Linear(dim, dim), nn.LayerNorm(dim)
         )
 
     def forward(self, features: Int64[Tensor, "batch words features"]) -> tuple[Tensor, Tensor]:
@@ -56,21 +56,41 @@ class SceneTokens(nn.Module):
     def __init__(self, dim: int, width: int, clips: bool):
         super().__init__()
         self.see = ImageEncoder(dim, width, channels=6) if clips else PictureTokens(dim, width)
+        self.norm = nn.LayerNorm(dim)
 
     def forward(self, parts: Tensor) -> Tensor:
         if isinstance(self.see, PictureTokens):
             patches = self.see(parts.flatten(0, 1))[0].mT.unflatten(2, (4, 4))
-            return F.avg_pool2d(patches, 2).flatten(2).mT.unflatten(0, parts.shape[:2])
+            return self.norm(F.avg_pool2d(patches, 2).flatten(2).mT.unflatten(0, parts.shape[:2]))
         frames = self.see(parts.flatten(0, 2)).unflatten(0, parts.shape[:3])
-        return frames + sinusoids(frames.shape[2], frames.shape[3]).to(frames)
+        return self.norm(frames + sinusoids(frames.shape[2], frames.shape[3]).to(frames))
+
+
+class OfMeans(nn.Module):
+    """A layer to which the other modality is one token, the mean of all: no weights are left to choose.
+
+    With ``nothing`` the other modality is not there at all.
+    """
+
+    def __init__(self, layer: nn.Module, nothing: bool):
+        super().__init__()
+        self.layer, self.nothing = layer, nothing
+
+    def forward(self, x: Tensor, y: Tensor, valid_x: Tensor, valid_y: Tensor, need_weights: bool = False):
+        some = valid_y.any(1, keepdim=True) & (not self.nothing)
+        return self.layer(x, masked_mean(y, valid_y)[:, None], valid_x, some, need_weights)
 
 
 class Joined(nn.Module):
-    """Tokens of two modalities go in; a point comes out, and weights on the tokens of the image."""
+    """Tokens of two modalities go in; a point comes out, and weights on the tokens of the image.
+
+    ``asleep``: only the words are read, by their mean.
+    """
 
     def __init__(self, kind: str, dim: int):
         super().__init__()
-        self.kind, dims = kind, dict.fromkeys(MODALITIES, dim)
+        self.kind, dims, self.asleep = kind, dict.fromkeys(MODALITIES, dim), False
+        family = kind.split(", ")[0]
         self.join = {
             "concat": lambda: fusion.ConcatFusion(dims, dim),
             "low-rank": lambda: fusion.LowRankFusion(dims, dim),
@@ -81,35 +101,57 @@ class Joined(nn.Module):
             "cross-modal Transformer": lambda: CrossModalTransformer(dim, MODALITIES),
             "gated cross-attention": lambda: Gated(dim),
             "gates open": lambda: Gated(dim, start=1.0),
-        }[kind]()
-        if kind == "cross-modal Transformer":
+        }[family]()
+        if family == "cross-modal Transformer":
             self.last = nn.Linear(2 * dim, dim)
+        if kind != family:  # ", of means" or ", apart"
+            for layer in self.join.layers:
+                for n, part in enumerate(layer):
+                    layer[n] = OfMeans(part, nothing=kind.endswith("apart"))
 
-    def look(self, tokens: dict[str, Tensor], valid: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Return the point, and weights of whoever asks the image, ``(B, W, L)``: each word, or all as one.
+    def forward(self, tokens: dict[str, Tensor], valid: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+        """Return the point, and weights of whoever asks the image, ``(B, N, W, L)``.
 
-        Layers and heads are averaged; a fuser of means has no weights.
+        There are N heads, of all layers, and W words that ask, or one that asks for all. A fuser of means has
+        no weights.
         """
+        if self.asleep:
+            return masked_mean(tokens["text"], valid["text"]), None
         if isinstance(self.join, fusion.Fusion):
             means = {m: masked_mean(x, valid[m]) for m, x in tokens.items()}
             here = torch.stack([valid[m].any(1) for m in tokens], 1)
             return self.join(means, here)[0], None
-        if self.kind == "cross-modal Transformer":
+        if isinstance(self.join, CrossModalTransformer):
             read, weights = self.join(tokens, valid, need_weights=True)
             z = self.last(torch.cat([masked_mean(x, valid[m]) for m, x in read.items()], 1))
-            return z, weights["text", "image"].mean((1, 2))
+            weights = weights["text", "image"].flatten(1, 2)
+            return z, weights if weights.shape[3] > 1 else None
         z, weights = self.join(tokens, valid)
         if isinstance(self.join, Gated):
-            return z, weights.mean((1, 2))
+            return z, weights.flatten(1, 2)
         weights = weights["text", "image"] if self.kind == "interactive" else weights["image"]
-        return z, weights[:, None]
+        return z, weights[:, None, None]
 
-    def forward(self, tokens: dict[str, Tensor], valid: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Return the point, and the mean weights of the words that ask, ``(B, L)``."""
-        z, weights = self.look(tokens, valid)
-        if weights is None or weights.shape[1] == 1:
-            return z, weights if weights is None else weights[:, 0]
-        return z, masked_mean(weights, valid["text"])
+    @torch.no_grad()
+    def flatten(self, asks: str) -> None:
+        """Make all weights alike with which one modality asks the other one, where it does."""
+        join, pair = self.join, (asks, "image" if asks == "text" else "text")
+        if isinstance(join, CrossModalTransformer):
+            looks = [layer[join.pairs.index(pair)].cross_attention for layer in join.layers]
+        elif isinstance(join, Gated):
+            looks = [layer.cross_attention for layer in join.layers] if asks == "text" else []
+        elif self.kind == "interactive":
+            join.queries[join.pairs.index(pair)].weight.zero_()
+            return
+        elif self.kind == "joint":  # the words' weights are left: these are of the image alone
+            join.query.zero_()
+            return
+        else:
+            (join.w_a if asks == "text" else join.w_b).weight.zero_()
+            return
+        for look in looks:  # queries of zero
+            look.in_proj_weight[: look.dim].zero_()
+            look.in_proj_bias[: look.dim].zero_()
 
 
 class Gated(nn.Module):
@@ -140,51 +182,51 @@ class Answering(nn.Module):
         classes: number of answers.
         clips: parts are clips, not pictures.
         hidden: a modality that is not shown, or None.
-        told: questions see only the part that they are about.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        dim: int,
-        width: int,
-        classes: int,
-        clips: bool,
-        hidden: str | None = None,
-        told: bool = False,
-    ):
+    def __init__(self, kind: str, dim: int, width: int, classes: int, clips: bool, hidden: str | None = None):
         super().__init__()
         self.image, self.text = SceneTokens(dim, width, clips), WordTokens(dim)
         self.joined, self.head = Joined(kind, dim), nn.Sequential(nn.GELU(), nn.Linear(dim, classes))
-        self.hidden, self.told = hidden, told
+        self.hidden = hidden
 
     def tokens(self, parts: Tensor, words: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the tokens and masks of every question, ``(B * Q, L, D)`` each."""
         image, (text, real) = self.image(parts), self.text(words.flatten(0, 1))
-        (B, P, L), Q = image.shape[:3], words.shape[1]
-        seen = torch.ones(B, Q, P, L, dtype=torch.bool, device=image.device)
-        if self.told:
-            seen = seen & torch.eye(Q, P, dtype=torch.bool, device=image.device)[None, :, :, None]
-        image = image.flatten(1, 2).repeat_interleave(Q, 0)
-        valid = {"image": seen.flatten(0, 1).flatten(1), "text": real}
+        image = image.flatten(1, 2).repeat_interleave(words.shape[1], 0)
+        valid = {"image": torch.ones(image.shape[:2], dtype=torch.bool, device=image.device), "text": real}
         if self.hidden:
             valid[self.hidden] = torch.zeros_like(valid[self.hidden])
         return {"image": image, "text": text}, valid
 
-    def forward(self, parts: Tensor, words: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return logits ``(B, Q, C)`` and weights on the parts ``(B, Q, P, L)``, or none."""
-        z, weights = self.joined(*self.tokens(parts, words))
+    def heads(self, parts: Tensor, words: Tensor) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Return logits ``(B, Q, C)``, weights ``(B, Q, N, W, L)``, and which of the words are real."""
+        tokens, valid = self.tokens(parts, words)
+        z, weights = self.joined(tokens, valid)
         shape = words.shape[:2]
+        real = valid["text"].unflatten(0, shape)
+        return (
+            self.head(z).unflatten(0, shape),
+            None if weights is None else weights.unflatten(0, shape),
+            real,
+        )
+
+    def forward(self, parts: Tensor, words: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return logits ``(B, Q, C)`` and the weights of the words' mean, ``(B, Q, N, P, L)``, or none."""
+        logits, weights, real = self.heads(parts, words)
         if weights is not None:
-            weights = weights.unflatten(0, shape).unflatten(2, (parts.shape[1], -1))
-        return self.head(z).unflatten(0, shape), weights
+            if weights.shape[3] > 1:
+                real = real[:, :, None, :, None] / real.sum(2).clamp(min=1)[:, :, None, None, None]
+                weights = weights * real
+            weights = weights.sum(3).unflatten(3, (parts.shape[1], -1))
+        return logits, weights
 
     @torch.no_grad()
     def look(self, seen: Asked) -> Float[Tensor, "batch questions words tokens"] | None:
-        """Return who looks where, see `Joined.look`."""
+        """Return who looks where, the mean of all heads."""
         where = self.head[1].weight.device
-        weights = self.joined.look(*self.tokens(seen.parts.to(where), seen.words.to(where)))[1]
-        return None if weights is None else weights.unflatten(0, seen.answer.shape)
+        weights = self.heads(seen.parts.to(where), seen.words.to(where))[1]
+        return None if weights is None else weights.mean(2)
 
     def answer(self, seen: Asked) -> tuple[Tensor, Tensor | None]:
         """Return logits and weights of `Asked`, wherever the model is."""
@@ -203,12 +245,13 @@ def means(
 class NearestPart(Answering):
     """Looks only at the part nearest to the question in a space of chapter 06; learns with the right one.
 
-    `remember` keeps the encoders as they are after alignment, for choosing.
+    `remember` keeps the encoders as they are after alignment, for choosing. ``told``: it is given the right
+    one in the test, too.
     """
 
     def __init__(self, kind: str, *args, **settings):
         super().__init__("concat", *args, **settings)
-        self.chooser = None
+        self.chooser, self.told = None, False
 
     def remember(self) -> None:
         """Keep a copy of the encoders, which is not trained on."""
@@ -217,7 +260,7 @@ class NearestPart(Answering):
     @torch.no_grad()
     def choice(self, parts: Tensor, words: Tensor) -> Float[Tensor, "batch questions parts"]:
         """Return one for the part that is chosen, zero for the others."""
-        if self.training:
+        if self.training or self.told:
             return torch.eye(parts.shape[1], device=parts.device).expand(len(parts), -1, -1)
         image, text = self.chooser
         words, real = text(words.flatten(0, 1))
@@ -235,7 +278,7 @@ class NearestPart(Answering):
         tokens, valid = self.tokens(parts, words)
         z, _ = self.joined(tokens, valid)
         seen = valid["image"].unflatten(0, words.shape[:2]).unflatten(2, (parts.shape[1], -1))
-        return self.head(z).unflatten(0, words.shape[:2]), seen[..., :1].to(z)
+        return self.head(z).unflatten(0, words.shape[:2]), seen[:, :, None, :, :1].to(z)
 
 
 class Following(nn.Module):

@@ -70,13 +70,14 @@ def _hashed(texts: list[list[str]]) -> Int64[Tensor, "batch questions words feat
 
 
 def apart(
-    items: np.ndarray, size: int, count: int, generator: torch.Generator
+    items: np.ndarray, size: int, count: int, generator: torch.Generator, chance: Tensor | None = None
 ) -> Int64[Tensor, "size count"]:
-    """Draw things for each scene, no two of one family."""
+    """Draw things for each scene, no two of one family, each as often as ``chance`` says or all alike."""
     items, family = torch.tensor(items), torch.tensor(load_emoji().family)
+    chance = torch.ones(len(items)) if chance is None else chance
 
     def draw(n: int) -> Tensor:
-        return items[torch.rand(n, len(items), generator=generator).topk(count, 1).indices]
+        return items[torch.multinomial(chance.expand(n, -1), count, generator=generator)]
 
     drawn = draw(size)
     while True:
@@ -123,10 +124,14 @@ def _clips() -> tuple[dict[int, int], Tensor]:
 def motion(items: np.ndarray, size: int, generator: torch.Generator) -> Asked:
     """Draw films of three clips. Does the thing that is named move as the question says?
 
-    Half of the answers are yes. Clips run in a loop: the first frame's change is from the last one.
+    Half of the answers are yes, whatever motion is asked for: clips are drawn so that all motions come
+    equally often, which among all clips they do not. Clips run in a loop: the first frame's change is from
+    the last one.
     """
     emoji, (clip, clips) = load_emoji(), _clips()
-    item = apart(np.array([i for i in items if int(i) in clip]), size, FILM, generator)
+    items = np.array([i for i in items if int(i) in clip])
+    kind = torch.tensor(emoji.motion[[clip[int(i)] for i in items]]).long()
+    item = apart(items, size, FILM, generator, 1 / kind.bincount()[kind])
     number = torch.tensor([[clip[int(i)] for i in row] for row in item])
     moves = torch.tensor(emoji.motion)[number].long()
     answer = torch.randint(2, item.shape, generator=generator)
