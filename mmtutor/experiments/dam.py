@@ -27,7 +27,7 @@ from .fusion_tasks import examples
 
 DIM, BATCH, RATE, DECAY, TESTED = 64, 64, 3e-3, 0.01, 2000
 STEPS = {"cpu": 1500, "gpu": 6000}
-CLASSES = {"partner": TAGS, "either": TAGS, "page": 10, "recent": 2, "latest": 10, "neighbours": 10}
+CLASSES = {"partner": TAGS, "either": TAGS, "page": 10, "recent": 2, "latest": 10, "neighbours": 2}
 READERS = {
     "partner": ("mean", "inter"),
     "either": ("additive", "location", "composition"),
@@ -176,7 +176,9 @@ def score(model: CardReader, row: str) -> Figures:
     right = right.sum(1) / seen.answered.sum(1)
     figures = {"parameters": parameter_count(model)}
     if name == "either":
-        figures |= {f"accuracy, by {k}": right[seen.kind == n].mean().item() for n, k in enumerate(KINDS_ASKED)}
+        figures |= {
+            f"accuracy, by {k}": right[seen.kind == n].mean().item() for n, k in enumerate(KINDS_ASKED)
+        }
     return Figures(figures, outcomes={"accuracy": right.numpy()})
 
 

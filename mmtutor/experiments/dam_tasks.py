@@ -64,7 +64,7 @@ def _colours(size: int, count: int, generator: torch.Generator) -> Tensor:
 
 
 def partner(side: Examples, size: int, generator: torch.Generator) -> Case:
-    """Two rows of the same four digits, in another order, drawn and measured otherwise; the upper has colours.
+    """Two rows of the same four digits, in another order and drawn by others; the upper one has colours.
 
     Of each card of the lower row: which colour has the same digit in the upper one?
     """
@@ -119,20 +119,17 @@ def page(side: Examples, size: int, generator: torch.Generator) -> Case:
 def recent(side: Examples, size: int, generator: torch.Generator) -> Case:
     """A stream of digits. Of each but the first: was the same digit among the last three?
 
-    Half of the answers are yes. Of the others most have been there, but longer ago.
+    Half of the answers are yes. Many of the others have been there, but longer ago.
     """
     classes = torch.randint(10, (size, STEPS), generator=generator)
-    draw = torch.rand(size, STEPS, 4, generator=generator)
     for t in range(1, STEPS):
         last, before = classes[:, max(0, t - RECENT) : t], classes[:, : max(0, t - RECENT)]
-        yes = last.gather(1, (draw[:, t, 1:2] * last.shape[1]).long())[:, 0]
-        no = classes[:, t]
-        if before.shape[1]:
-            long_ago = before.gather(1, (draw[:, t, 2:3] * before.shape[1]).long())[:, 0]
-            no = torch.where(draw[:, t, 3] < 0.75, long_ago, no)
-        while (there := (last == no[:, None]).any(1)).any():  # any digit that is not among the last
-            no = torch.where(there, torch.randint(10, no.shape, generator=generator), no)
-        classes[:, t] = torch.where(draw[:, t, 0] < 0.5, yes, no)
+        fresh = (torch.arange(10) != last[..., None]).all(1)  # digits that are not among the last three
+        was = (torch.arange(10) == before[..., None]).any(1) & fresh
+        longer_ago = (torch.rand(size, 1, generator=generator) < 0.75) & was.any(1, keepdim=True)
+        no = torch.multinomial(torch.where(longer_ago, was, fresh).double(), 1, generator=generator)
+        yes = last.gather(1, torch.randint(last.shape[1], (size, 1), generator=generator))
+        classes[:, t] = torch.where(torch.rand(size, 1, generator=generator) < 0.5, yes, no)[:, 0]
     back = torch.arange(STEPS)[:, None] - torch.arange(STEPS)
     same = (classes[:, :, None] == classes[:, None]) & (back > 0) & (back <= RECENT)
     answered = (torch.arange(STEPS) > 0).expand(size, -1)
@@ -165,13 +162,12 @@ def latest(side: Examples, size: int, generator: torch.Generator) -> Case:
 
 
 def neighbours(side: Examples, size: int, generator: torch.Generator) -> Case:
-    """A stream of digits. Of each: by how much do its two neighbours differ?
+    """A stream of digits. Of each: are its two neighbours both odd or both even?
 
-    The class is the difference of the digit before and the digit after, modulo ten; of the first and the
-    last there is no question.
+    Who knows one of the two knows nothing. Of the first and the last digit there is no question.
     """
     classes = torch.randint(10, (size, STEPS), generator=generator)
-    answer = (classes.roll(-1, 1) - classes.roll(1, 1)) % 10
+    answer = (classes.roll(-1, 1) + classes.roll(1, 1)) % 2
     answered = torch.ones_like(answer, dtype=torch.bool)
     answered[:, [0, -1]] = False
     tags = {"upper": torch.full_like(classes, TAGS)}
