@@ -33,7 +33,7 @@ def tiny(monkeypatch):
 
 def answering(kind="interactive", question="hand", **more) -> models.Answering:
     classes = recipe.CLASSES[question]
-    return models.Answering(kind, 8, 2, classes, question == "motion", **more).eval()
+    return models.Answering(kind, 8, 2, classes, question in recipe.FILMS, **more).eval()
 
 
 # Questions
@@ -81,6 +81,24 @@ def test_half_of_the_films_questions_are_true_and_say_how_the_thing_moves():
     assert abs(seen.answer.double().mean() - 0.5) < 0.05
 
 
+def test_a_clip_that_is_held_never_changes_and_one_that_is_played_does_and_things_are_played_and_held():
+    seen = tasks.asked("held", "train", 200, seed())
+    moves = (seen.parts[:, :, :, :3] != seen.parts[:, :, :1, :3]).flatten(2).any(2)
+    changes = (seen.parts[:, :, :, 3:] != 0).flatten(2).any(2)
+    assert torch.equal(changes, moves) and torch.equal(moves, seen.answer == 1)
+    answers = {}
+    for item, answer in zip(seen.item.flatten().tolist(), seen.answer.flatten().tolist(), strict=True):
+        answers.setdefault(item, set()).add(answer)
+    assert sum(len(found) == 2 for found in answers.values()) > 0.6 * len(answers)
+    assert seen.texts[0][1] == f"does the {load_emoji().names[seen.item[0, 1]].lower()} move"
+
+
+def test_a_held_clip_stays_held_in_a_lesson():
+    seen = recipe.lesson(recipe.settings("held, concat"), seed())
+    changes = (seen.parts[:, :, :, 3:].abs() > 1e-6).flatten(2).any(2)
+    assert torch.equal(changes, seen.answer == 1)
+
+
 def test_what_changed_in_a_frame_is_since_the_frame_before_in_the_same_clip():
     seen = tasks.asked("motion", "test", 2, seed())
     frames, change = seen.parts[:, :, :, :3], seen.parts[:, :, :, 3:]
@@ -95,7 +113,9 @@ def test_there_is_a_class_for_each_answer_and_none_besides():
 
 
 def test_an_unknown_question_is_an_error():
-    with pytest.raises(ValueError, match="question: expected one of hand, motion, group; found 'smell'"):
+    with pytest.raises(
+        ValueError, match="question: expected one of hand, motion, held, group; found 'smell'"
+    ):
         tasks.asked("smell", "train", 2, seed())
 
 
@@ -203,7 +223,7 @@ def test_a_row_gives_its_figures(row):
     weighted = (*recipe.JOINS, "gates open", "nearest part")
     if s["question"] != "streams":
         assert {"accuracy", "accuracy, known things"} <= {*figures.groups}
-    if s["question"] in ("hand", "motion"):
+    if s["question"] in ("hand", "motion", "held"):
         assert ("points, attention" in figures) == (s["kind"] in weighted)
         assert ("flat, known things" in figures) == (s["kind"] in weighted[:-1])
         assert ("told" in figures) == (s["kind"] == "nearest part")

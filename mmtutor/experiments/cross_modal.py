@@ -26,18 +26,19 @@ from .fusion import MOVED
 from .fusion_tasks import examples
 
 DIM, WIDTH = 64, {"cpu": 24, "gpu": 64}
-BATCH = {"hand": 32, "motion": 16, "group": 128, "streams": 64}
-RATES = {"align": 3e-3, "hand": 1e-3, "motion": 1e-3, "group": 1e-3, "streams": 3e-3}
+BATCH = {"hand": 32, "motion": 16, "held": 16, "group": 128, "streams": 64}
+RATES = {"align": 3e-3, "hand": 1e-3, "motion": 1e-3, "held": 1e-3, "group": 1e-3, "streams": 3e-3}
 DECAY, TEMPERATURE = {"motion": 0.5}, 0.1  # 0.05 where it is not said
 STEPS = {
-    "cpu": {"align": 600, "hand": 1200, "motion": 800, "group": 400, "streams": 2000},
-    "gpu": {"align": 4000, "hand": 6000, "motion": 4000, "group": 2000, "streams": 6000},
+    "cpu": {"align": 600, "hand": 1200, "motion": 800, "held": 800, "group": 400, "streams": 2000},
+    "gpu": {"align": 4000, "hand": 6000, "motion": 4000, "held": 4000, "group": 2000, "streams": 6000},
 }
-CLASSES = {"hand": SCENE, "motion": 2, "group": 8}
-TESTED = {"hand": 250, "motion": 300, "group": 1000, "streams": 2000}  # scenes
+CLASSES = {"hand": SCENE, "motion": 2, "held": 2, "group": 8}
+TESTED = {"hand": 250, "motion": 300, "held": 300, "group": 1000, "streams": 2000}  # scenes
 
 FUSERS = ("concat", "low-rank", "Transformer of two vectors")
 JOINS = ("interactive", "joint", "co-attention", "cross-modal Transformer", "gated cross-attention")
+FILMS = ("motion", "held")
 LOOKED_AT = 4  # scenes and films whose weights are kept: of question n % Q about number n
 SHORT = (2, 3, 4, 8)  # lengths of two streams
 CONTROLS = ("cross-modal Transformer, of means", "cross-modal Transformer, apart", "gates open")
@@ -47,7 +48,8 @@ ROWS = (
         f"{question}, {kind}": dict(question=question, kind=kind)
         for question, kinds in {
             "hand": (*FUSERS, *JOINS, *CONTROLS, "nearest part"),
-            "motion": ("concat", *JOINS, "nearest part"),
+            "motion": ("concat", "interactive", "cross-modal Transformer", "nearest part"),
+            "held": ("concat", *JOINS, "nearest part"),
         }.items()
         for kind in kinds
     }
@@ -56,7 +58,8 @@ ROWS = (
         for kind in ("interactive", "cross-modal Transformer")
     }
     | {
-        f"motion, only {shown}": dict(question="motion", kind="concat", hidden=hidden)
+        f"{question}, only {shown}": dict(question=question, kind="concat", hidden=hidden)
+        for question in ("motion", "held")
         for shown, hidden in (("image", "text"), ("text", "image"))
     }
     | {
@@ -104,7 +107,7 @@ def build(s: dict, width: int) -> nn.Module:
         DIM,
         width,
         CLASSES[s["question"]],
-        s["question"] == "motion",
+        s["question"] in FILMS,
         hidden=s["hidden"],
     )
 
@@ -178,7 +181,7 @@ def lesson(s: dict, generator: torch.Generator) -> Asked:
     """Draw scenes to learn from; pictures are varied, and all frames of a clip are in the same way."""
     seen = asked(s["question"], "train", BATCH[s["question"]], generator)
     parts = seen.parts.flatten(0, 1)
-    if s["question"] == "motion":
+    if s["question"] in FILMS:
         frames = parts[:, :, :3]
         frames = random_affine(frames.flatten(1, 2), **MOVED["few"], generator=generator).view_as(frames)
         parts = with_change(random_mirror(frames, generator=generator))

@@ -1,4 +1,4 @@
-"""What chapter 10 asks: who drew the thing named, does it rotate, what is it; and two streams to follow.
+"""What chapter 10 asks: who drew the thing named, does it rotate or move, what is it; two streams to follow.
 
 Pictures and clips come in *parts*, a scene of four pictures or a film of three clips, and each part
 is asked about once. So where the answer stands is known, though no model is told.
@@ -17,7 +17,7 @@ from mmtutor.encoders import fnv1a, pixels, text_features
 
 from .fusion_tasks import Examples
 
-QUESTIONS = ("hand", "motion", "group")
+QUESTIONS = ("hand", "motion", "held", "group")
 HANDS = ("noto", "twemoji", "fluent", "fluent3d")
 SCENE, FILM, FRAMES = 4, 3, 4  # pictures in a scene, clips in a film, frames of a clip
 MOTIONS = {  # how each is asked for
@@ -128,12 +128,10 @@ def motion(items: np.ndarray, size: int, generator: torch.Generator) -> Asked:
     equally often, which among all clips they do not. Clips run in a loop: the first frame's change is from
     the last one.
     """
-    emoji, (clip, clips) = load_emoji(), _clips()
-    items = np.array([i for i in items if int(i) in clip])
-    kind = torch.tensor(emoji.motion[[clip[int(i)] for i in items]]).long()
+    emoji, clips = load_emoji(), _clips()[1]
+    items, kind = _moving(items)
     item = apart(items, size, FILM, generator, 1 / kind.bincount()[kind])
-    number = torch.tensor([[clip[int(i)] for i in row] for row in item])
-    moves = torch.tensor(emoji.motion)[number].long()
+    number, moves = _number(item)
     answer = torch.randint(2, item.shape, generator=generator)
     other = (moves + torch.randint(1, len(MOTIONS), item.shape, generator=generator)) % len(MOTIONS)
     asked = torch.where(answer == 1, moves, other)
@@ -143,6 +141,37 @@ def motion(items: np.ndarray, size: int, generator: torch.Generator) -> Asked:
         for things, kinds in zip(item, asked, strict=True)
     ]
     return Asked(clips[number], _hashed(texts), answer, item, texts)
+
+
+def held(items: np.ndarray, size: int, generator: torch.Generator) -> Asked:
+    """Draw films of three clips, half of them held at their first frame. Does the thing that is named move?
+
+    Only things that move when they are played. What a thing is called and how it looks tells nothing of the
+    answer: each clip is held in one film and played in another.
+    """
+    emoji, clips = load_emoji(), _clips()[1]
+    items, kind = _moving(items)
+    item = apart(items[kind != emoji.motion_names.index("in place")], size, FILM, generator)
+    parts = clips[_number(item)[0]]
+    answer = torch.randint(2, item.shape, generator=generator)
+    still = with_change(parts[:, :, :1, :3].expand(-1, -1, FRAMES, -1, -1, -1))
+    parts = torch.where(answer[..., None, None, None, None] == 1, parts, still)
+    texts = [[f"does the {emoji.names[i].lower()} move" for i in things] for things in item]
+    return Asked(parts, _hashed(texts), answer, item, texts)
+
+
+def _moving(items: np.ndarray) -> tuple[np.ndarray, Tensor]:
+    """Return those things that have a clip with a motion known, and that motion."""
+    clip = _clips()[0]
+    items = np.array([i for i in items if int(i) in clip])
+    return items, _number(torch.tensor(items))[1]
+
+
+def _number(item: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the number of each thing's clip, and its motion."""
+    emoji, clip = load_emoji(), _clips()[0]
+    number = torch.tensor([clip[int(i)] for i in item.flatten()]).view_as(item)
+    return number, torch.tensor(emoji.motion)[number].long()
 
 
 def group(items: np.ndarray, size: int, generator: torch.Generator) -> Asked:
@@ -160,7 +189,7 @@ def asked(question: str, part: str, size: int, generator: torch.Generator) -> As
     """Draw scenes of the training, validation or test things.
 
     Args:
-        question: ``"hand"``, ``"motion"`` or ``"group"``.
+        question: ``"hand"``, ``"motion"``, ``"held"`` or ``"group"``.
         part: of the split of things.
         size: how many scenes.
         generator: of what is drawn.
@@ -176,7 +205,7 @@ def asked(question: str, part: str, size: int, generator: torch.Generator) -> As
     """
     if question not in QUESTIONS:
         raise ValueError(f"question: expected one of {', '.join(QUESTIONS)}; found {question!r}")
-    draw = {"hand": hand, "motion": motion, "group": group}[question]
+    draw = {"hand": hand, "motion": motion, "held": held, "group": group}[question]
     return draw(getattr(split("emoji-things"), part), size, generator)
 
 
