@@ -89,7 +89,7 @@ def test_a_clip_that_is_held_never_changes_and_one_that_is_played_does_and_thing
     answers = {}
     for item, answer in zip(seen.item.flatten().tolist(), seen.answer.flatten().tolist(), strict=True):
         answers.setdefault(item, set()).add(answer)
-    assert sum(len(found) == 2 for found in answers.values()) > 0.6 * len(answers)
+    assert sum(len(found) == 2 for found in answers.values()) > 0.4 * len(answers)
     assert seen.texts[0][1] == f"does the {load_emoji().names[seen.item[0, 1]].lower()} move"
 
 
