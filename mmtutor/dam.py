@@ -98,6 +98,8 @@ class FeatureExchange(CrossModal):
         if not 0 <= replaced <= 1:
             raise ValueError(f"replaced: expected a share from 0 to 1, found {replaced}")
         check_positive("sharpness", sharpness)
+        for m, width in dims.items():
+            check_positive(f"dims of {m}", width)
         self.dims, self.hard, self.replaced = dict(dims), hard, replaced
         self.project = nn.ModuleList(nn.Linear(d, dim) for d in dims.values())
         self.log_sharpness = nn.Parameter(torch.tensor(math.log(sharpness)))
@@ -199,7 +201,9 @@ class CompositionAttention(CrossModal):
 
     with the weights :math:`\alpha_a^{(k)}` of kind :math:`k` for the query :math:`W_as_b+w_a`, made like
     :math:`\pi` of the mean :math:`s_b` of the other modality (of several others: the mean of their means). A
-    convex combination of weights is again weights: not negative, with sum one. :math:`\pi` starts equal.
+    convex combination of weights is again weights: not negative, with sum one. :math:`\pi` starts equal. An
+    item without the other modality is looked at by the constants :math:`w_a` and :math:`v_a`; in the mean of
+    several, one that is absent counts as zero.
 
     Args:
         dim: see :class:`~mmtutor.cross_modal.CrossModal`.
@@ -293,7 +297,8 @@ class HierarchicalAttention(CrossModal):
     Each level is a :class:`Pool`: weights of the tokens of one segment sum to one, as do those of the
     segments of one modality and those of the modalities. A segment is chosen by what its chosen tokens
     make together, which a token by itself does not tell. The products of the three sum to one over all
-    tokens.
+    tokens. Padding stands in a segment as any token does: at the end of a sequence it changes nothing, in the
+    middle it moves what comes after into a later segment.
 
     Args:
         dim: see :class:`~mmtutor.cross_modal.CrossModal`.
@@ -420,12 +425,16 @@ class ShortTermMemory(nn.Module):
         self, states: Float[Tensor, "batch time dim"], valid: Bool[Tensor, "batch time"] | None = None
     ) -> Remembered:
         h, valid = _clean("states", states, valid, self.dim)
-        t = torch.arange(h.shape[1], device=h.device)
-        back = t[:, None] - t  # how long ago
-        scores = self.W_q(h) @ self.W_k(h).mT / math.sqrt(self.dim) - self.log_recency.exp() * back
-        seen = (back > 0) & (back <= self.window) & valid[:, None] & valid[..., None]
-        weights = masked_softmax(scores, seen)
-        return weights @ h, weights
+        back = torch.arange(self.window, 0, -1, device=h.device)  # how long ago
+        place = torch.arange(h.shape[1], device=h.device)[:, None] - back  # (T, w)
+        j = place.clamp(min=0)
+        seen = valid[:, j] & (place >= 0) & valid[..., None]
+        # `where`, since a later state that is no number must not reach an earlier result, not even times zero
+        past, keys = (torch.where(seen[..., None], x[:, j], 0) for x in (h, self.W_k(h)))
+        scores = torch.einsum("btd,btwd->btw", self.W_q(h), keys) / math.sqrt(self.dim)
+        weights = masked_softmax(scores - self.log_recency.exp() * back, seen)
+        square = weights.new_zeros(*valid.shape, h.shape[1]).scatter_add(2, j.expand_as(weights), weights)
+        return torch.einsum("btw,btwd->btd", weights, past), square
 
 
 class LongTermMemory(nn.Module):
@@ -503,7 +512,8 @@ class DAM(CrossModal):
     of tokens that have read the other modality; *composition*, a context of each modality; *hierarchical*,
     one vector; *short* and *long*, what the last real step of each modality remembers. Composition and
     hierarchical attention read the tokens of inter, if that is on. The memories read the *forward* states
-    of a recurrent network, not the tokens: those know of later steps.
+    of a recurrent network, not the tokens: those know of later steps. Padding at the end of a sequence
+    changes nothing; in the middle it counts as a place in segments, distances and attention by location.
 
     Args:
         dim: ``D``, width of tokens and of :math:`z`.
@@ -581,14 +591,18 @@ class DAM(CrossModal):
             if part in self.parts:
                 weights[part] = {}
                 for m in self.timed:
-                    remembered, weights[part][m] = self.parts[part](self._states(states, m), valid[m])
+                    remembered, weights[part][m] = self.parts[part](
+                        self._states(states, m, x[m].shape[1]), valid[m]
+                    )
                     found.append(last_real(remembered, valid[m]))
         return self.join(torch.cat(found, 1)), weights
 
-    def _states(self, states: Tokens | None, m: str) -> Tensor:
+    def _states(self, states: Tokens | None, m: str, length: int) -> Tensor:
         if states is None or m not in states:
             found = None if states is None else list(states)
             raise ValueError(f"states: expected those of {self.timed}, found {found}")
+        if states[m].shape[1] != length:
+            raise ValueError(f"states of {m}: expected {length} steps, found {states[m].shape[1]}")
         return states[m]
 
 

@@ -78,7 +78,7 @@ def pretrained_body(name: str = "resnet18") -> nn.Sequential:
         raise ValueError(f"name: expected one of {', '.join(known)}; found {name!r}")
     try:
         net = torchvision.models.get_model(name, weights="DEFAULT")
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # no network; a file that is not what it should be
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         raise OSError(f"weights of {name}: not in {folder}, and loading them failed: {error}") from error
     stem = [net.conv1, net.bn1, net.relu, net.maxpool]
@@ -114,6 +114,7 @@ class Extractor(nn.Module):
 
     Raises:
         ValueError: (the call) for other shapes, or a mask that is not bool.
+        TypeError: (the call) for pictures that are not floats.
 
     Example:
         >>> extract = Extractor(8, residual_body(width=4))
@@ -127,15 +128,22 @@ class Extractor(nn.Module):
         super().__init__()
         check_positive("dim", dim)
         with torch.no_grad():
-            features, *grid = body.eval()(torch.zeros(1, channels, 32, 32)).shape[1:]
-        self.dim, self.body, self.channels = dim, body.train(), channels
+            probe = copy.deepcopy(body).eval().cpu().float()  # the body stays in the mode it is in
+            features, *grid = probe(torch.zeros(1, channels, 32, 32)).shape[1:]
+        self.dim, self.body, self.channels, self.grid = dim, body, channels, grid
         self.place, self.whole = nn.Linear(features, dim), nn.Linear(features * grid[0] * grid[1], dim)
         self.positions = nn.Parameter(0.02 * torch.randn(grid[0] * grid[1], dim))
 
     def forward(self, x: Tensor, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        if x.ndim not in (4, 5) or x.shape[-3] not in (3, self.channels) or x.shape[-2:] != (32, 32):
+        if (
+            x.ndim not in (4, 5)
+            or x.shape[-3] not in (min(3, self.channels), self.channels)
+            or x.shape[-2:] != (32, 32)
+        ):
             shape = f"(B, {self.channels}, 32, 32) or (B, L, {self.channels}, 32, 32)"
             raise ValueError(f"picture or animation: expected shape {shape}, found {tuple(x.shape)}")
+        if not x.is_floating_point():
+            raise TypeError(f"picture or animation: expected floats, found {x.dtype}")
         shape = x.shape[:-3]
         valid = torch.ones(shape, dtype=torch.bool, device=x.device) if valid is None else valid
         if valid.dtype != torch.bool or valid.shape != shape:
@@ -155,7 +163,7 @@ class Extractor(nn.Module):
     def _maps(self, real: Tensor) -> Tensor:
         if len(real):
             return self.body(real)
-        return real.new_zeros(0, self.place.in_features, *[round(len(self.positions) ** 0.5)] * 2)
+        return real.new_zeros(0, self.place.in_features, *self.grid)
 
 
 # From both sides
@@ -328,11 +336,14 @@ class DTLNetwork(nn.Module):
         self, inputs: dict[str, Tensor], valid: dict[str, Tensor] | None = None
     ) -> tuple[Tokens, Masks]:
         """Return what the recurrent networks make of each modality, and which steps are real."""
+        valid = {} if valid is None else valid
         if sorted(inputs) != sorted(self.modalities):
             raise ValueError(f"inputs: expected the modalities {self.modalities}, found {list(inputs)}")
+        if unknown := [m for m in valid if m not in self.modalities]:
+            raise ValueError(f"valid: expected some of {self.modalities}, found {unknown}")
         found, here = {}, {}
         for m, extract, rnn in zip(self.modalities, self.extractors, self.rnns, strict=True):
-            x, here[m] = extract(inputs[m], (valid or {}).get(m))
+            x, here[m] = extract(inputs[m], valid.get(m))
             found[m] = rnn(x, here[m])
         return found, here
 
@@ -360,6 +371,7 @@ class Reading(nn.Linear):
         self.hidden = dim
 
     def forward(self, x: Tensor, valid: Tensor) -> Tensor:
+        x, valid = _clean("x", x, valid, self.in_features)
         return torch.where(valid[..., None], super().forward(x), 0)
 
 
