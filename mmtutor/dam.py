@@ -527,8 +527,10 @@ class DAM(CrossModal):
         timed: modalities whose order is time; only these are remembered. By default all.
 
     Shapes: tokens and valid as in :class:`~mmtutor.cross_modal.CrossModal`, states, by modality
-    ``(B, L_m, H)``; needed for the modalities of ``timed`` if a memory is on -> :math:`z`, ``(B, D)``, and
-    weights by part: what it returns beside its result.
+    ``(B, L_m, H)``; needed for the modalities of ``timed`` if a memory is on; off: parts that in this call add
+    zeros to :math:`z`, though they were trained (composition and hierarchical attention then still read
+    inter's tokens, and weights are returned) -> :math:`z`, ``(B, D)``, and weights by part: what it returns
+    beside its result.
 
     Raises:
         ValueError: for an unknown part, or timed modalities that are unknown; (the call) for states that
@@ -574,28 +576,36 @@ class DAM(CrossModal):
         self.join = nn.Linear(M * dim + sum(widths[part] for part in self.parts), dim)
 
     def forward(
-        self, tokens: Tokens, valid: Masks | None = None, states: Tokens | None = None
+        self,
+        tokens: Tokens,
+        valid: Masks | None = None,
+        states: Tokens | None = None,
+        off: Collection[str] = (),
     ) -> tuple[Float[Tensor, "batch dim"], dict]:
+        if unknown := [part for part in off if part not in self.parts]:
+            raise ValueError(f"off: expected some of {list(self.parts)}, found {unknown}")
         x, valid = self.present(tokens, valid)
-        found, weights = [masked_mean(x[m], valid[m]) for m in self.modalities], {}
+        found, weights = {"": [masked_mean(x[m], valid[m]) for m in self.modalities]}, {}
         if "inter" in self.parts:
             x, weights["inter"] = self.parts["inter"](x, valid)
-            found += [masked_mean(x[m], valid[m]) for m in self.modalities]
+            found["inter"] = [masked_mean(x[m], valid[m]) for m in self.modalities]
         if "composition" in self.parts:
             contexts, weights["composition"], weights["mix"] = self.parts["composition"](x, valid)
-            found += contexts.values()
+            found["composition"] = list(contexts.values())
         if "hierarchical" in self.parts:
             z, weights["hierarchical"] = self.parts["hierarchical"](x, valid)
-            found.append(z)
+            found["hierarchical"] = [z]
         for part in ("short", "long"):
             if part in self.parts:
-                weights[part] = {}
+                weights[part], found[part] = {}, []
                 for m in self.timed:
-                    remembered, weights[part][m] = self.parts[part](
-                        self._states(states, m, x[m].shape[1]), valid[m]
-                    )
-                    found.append(last_real(remembered, valid[m]))
-        return self.join(torch.cat(found, 1)), weights
+                    h = self._states(states, m, x[m].shape[1])
+                    remembered, weights[part][m] = self.parts[part](h, valid[m])
+                    found[part].append(last_real(remembered, valid[m]))
+        vectors = [
+            torch.zeros_like(z) if part in off else z for part, of_part in found.items() for z in of_part
+        ]
+        return self.join(torch.cat(vectors, 1)), weights
 
     def _states(self, states: Tokens | None, m: str, length: int) -> Tensor:
         if states is None or m not in states:

@@ -280,7 +280,7 @@ class DTLNetwork(nn.Module):
         **dam: further settings of :class:`~mmtutor.dam.DAM`.
 
     Shapes: inputs by modality, as its extractor expects; valid, by modality, as its extractor expects (a
-    modality left out: all are real) -> :class:`DTLOutput`.
+    modality left out: all are real); off: see :class:`~mmtutor.dam.DAM` -> :class:`DTLOutput`.
 
     Raises:
         ValueError: for other than two modalities, or widths that cannot be shared; (the call) for modalities
@@ -347,14 +347,19 @@ class DTLNetwork(nn.Module):
             found[m] = rnn(x, here[m])
         return found, here
 
-    def forward(self, inputs: dict[str, Tensor], valid: dict[str, Tensor] | None = None) -> DTLOutput:
+    def forward(
+        self,
+        inputs: dict[str, Tensor],
+        valid: dict[str, Tensor] | None = None,
+        off: Collection[str] = (),
+    ) -> DTLOutput:
         h, valid = self.tokens(inputs, valid)
         states = {m: h_m[..., : self.rnns[0].hidden] for m, h_m in h.items()}
         codes = {m: own(masked_mean(h[m], valid[m])) for m, own in zip(h, self.own, strict=True)}
         weights = {}
         if self.exchange is not None:
             h, weights["exchange"] = self.exchange(h, valid)
-        code, found = self.dam(h, valid, states)
+        code, found = self.dam(h, valid, states, off)
         logits, *own_logits = (
             head(z) for head, z in zip(self.predictors, [code, *codes.values()], strict=True)
         )

@@ -1345,6 +1345,21 @@ def test_memories_without_states_are_refused(parts, given, found):
         model(zeros("dam"), states=given)
 
 
+def test_a_part_that_is_switched_off_in_a_call_adds_nothing_and_the_others_what_they_did():
+    model = random_weights(DAM(D, PAIR, state_dim=H, heads=2))
+    tokens = {m: torch.randn(2, 3, D, dtype=torch.float64) for m in PAIR}
+    states = {m: torch.randn(2, 3, H, dtype=torch.float64) for m in PAIR}
+    whole, weights = model(tokens, states=states)
+    alone = {part: whole - model(tokens, states=states, off=[part])[0] for part in PARTS}
+    without, found = model(tokens, states=states, off=PARTS)
+    torch.testing.assert_close(without, whole - sum(alone.values()))
+    means = torch.cat([tokens[m].mean(1) for m in PAIR], 1)
+    torch.testing.assert_close(without, means @ model.join.weight[:, : 2 * D].T + model.join.bias)
+    assert list(found) == list(weights)
+    with pytest.raises(ValueError, match=r"off: expected some of \['inter'.*\], found \['luck'\]"):
+        model(tokens, states=states, off=["luck"])
+
+
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
