@@ -527,8 +527,8 @@ class DAM(CrossModal):
         timed: modalities whose order is time; only these are remembered. By default all.
 
     Shapes: tokens and valid as in :class:`~mmtutor.cross_modal.CrossModal`, states, by modality
-    ``(B, L_m, H)``; needed for the modalities of ``timed`` if a memory is on; off: parts that in this call add
-    zeros to :math:`z`, though they were trained (composition and hierarchical attention then still read
+    ``(B, L_m, H)``; needed for the modalities of ``timed`` if a memory is on; off: parts that in this call
+    add zeros to :math:`z`, though they were trained (composition and hierarchical attention then still read
     inter's tokens, and weights are returned) -> :math:`z`, ``(B, D)``, and weights by part: what it returns
     beside its result.
 
