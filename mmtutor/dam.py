@@ -263,7 +263,10 @@ class CompositionAttention(CrossModal):
 
 
 class Pool(nn.Module):
-    r"""A learnt query chooses among vectors: :math:`\alpha_j=\mathrm{softmax}_j\,q^\top\tanh(Wx_j+b)`.
+    r"""A learnt query chooses among vectors.
+
+    .. math:: \alpha_j=\underset{j\in\mathcal V}{\mathrm{softmax}}\,q^\top\tanh(Wx_j+b),\qquad
+              z=\sum_j\alpha_jx_j
 
     Shapes: x ``(..., L, D)``, valid, bool ``(..., L)`` -> the weighted sum ``(..., D)`` and weights
     ``(..., L)``. Nothing to choose from gives zeros.
