@@ -109,13 +109,12 @@ class FeatureExchange(CrossModal):
         x, valid = self.projected(tokens, valid)
         a, b = self.modalities
         C = torch.einsum("bid,bjd->bij", *(unit(y.flatten(0, 1)).view_as(y) for y in x.values()))
+        looks = {a: self.look(C, valid[b]), b: self.look(C.mT, valid[a])}
         exchanged, gates = {}, {}
-        for m, other, cosine in ((a, b, C), (b, a, C.mT)):  # rows: the tokens of m
-            gate = self.gate(self.importance(cosine, valid[m], valid[other]), valid[m])
-            here = valid[m] & valid[other].any(1, keepdim=True)
-            gates[m] = torch.where(here, gate, 0)
-            look = masked_softmax(self.log_sharpness.exp() * cosine, valid[other][:, None])
-            exchanged[m] = x[m] + gates[m][..., None] * (look @ x[other] - x[m])
+        for m, other in ((a, b), (b, a)):
+            gate = self.gate(self.importance(looks[other], valid[m], valid[other]), valid[m])
+            gates[m] = torch.where(valid[m] & valid[other].any(1, keepdim=True), gate, 0)
+            exchanged[m] = x[m] + gates[m][..., None] * (looks[m] @ x[other] - x[m])
         return {m: torch.where(valid[m][..., None], y, 0) for m, y in exchanged.items()}, gates
 
     def projected(self, tokens: dict[str, Tensor], valid: Masks | None) -> tuple[Tokens, Masks]:
@@ -126,14 +125,19 @@ class FeatureExchange(CrossModal):
         wide = {m: maps[m](x) for m, (x, _) in cleaned.items()}
         return self.present({**tokens, **wide}, valid)
 
+    def look(
+        self, cosine: Float[Tensor, "batch own other"], valid_other: Bool[Tensor, "batch other"]
+    ) -> Float[Tensor, "batch own other"]:
+        """Return how much each token attends to each of the other modality."""
+        return masked_softmax(self.log_sharpness.exp() * cosine, valid_other[:, None])
+
     def importance(
         self,
-        cosine: Float[Tensor, "batch own other"],
+        received: Float[Tensor, "batch other own"],
         valid: Bool[Tensor, "batch own"],
         valid_other: Bool[Tensor, "batch other"],
     ) -> Float[Tensor, "batch own"]:
         """Return how much attention each token receives, 1 on average; zero at padding."""
-        received = masked_softmax(self.log_sharpness.exp() * cosine.mT, valid[:, None])  # (B, other, own)
         total = torch.where(valid_other[..., None], received, 0).sum(1)
         return total * valid.sum(1, keepdim=True) / valid_other.sum(1, keepdim=True).clamp(min=1)
 

@@ -328,9 +328,8 @@ class DTLNetwork(nn.Module):
         self.exchange = FeatureExchange(both, dim, hard=exchange == "hard") if exchange else None
         self.dam = DAM(dim, self.modalities, state_dim=self.rnns[0].hidden, parts=parts, **dam)
         self.own = nn.ModuleList(nn.Linear(dim, dim) for _ in self.modalities)
-        heads = [nn.Sequential(nn.LayerNorm(dim), nn.GELU(), nn.Linear(dim, classes))]
-        heads += [] if share_predictor else [copy.deepcopy(heads[0]) for _ in self.modalities]
-        self.predictors = nn.ModuleList(heads if not share_predictor else heads * 3)
+        head = nn.Sequential(nn.LayerNorm(dim), nn.GELU(), nn.Linear(dim, classes))
+        self.predictors = nn.ModuleList(head if share_predictor else copy.deepcopy(head) for _ in range(3))
 
     def tokens(
         self, inputs: dict[str, Tensor], valid: dict[str, Tensor] | None = None

@@ -740,7 +740,7 @@ def test_importance_is_one_on_average_over_the_real_tokens():
     model, cosines = make("exchange"), torch.rand(4, 5, 3, dtype=torch.float64) * 2 - 1
     own, other = torch.rand(4, 5) < 0.6, torch.rand(4, 3) < 0.6
     own[:3, 0], other[:3, 0], other[3] = True, True, False
-    found = model.importance(cosines, own, other)
+    found = model.importance(model.look(cosines.mT, own), own, other)
     torch.testing.assert_close(found.sum(1)[:3], own[:3].sum(1).double())
     assert (found[~own] == 0).all() and (found[3] == 0).all() and (found[:3][own[:3]] > 0).all()
 
@@ -812,7 +812,9 @@ def test_a_token_whose_like_stands_in_the_other_modality_stays_as_it_is_when_it_
     torch.testing.assert_close(exchanged["b"], a.flip(1))
     C = torch.einsum("bid,bjd->bij", *2 * [a / a.norm(dim=2, keepdim=True)])
     everything = torch.ones(2, 6, dtype=torch.bool)
-    torch.testing.assert_close(model.importance(C, everything, everything), torch.ones(2, 6).double())
+    torch.testing.assert_close(
+        model.importance(model.look(C.mT, everything), everything, everything), torch.ones(2, 6).double()
+    )
 
 
 def test_equal_tokens_are_replaced_by_number_all_the_same():

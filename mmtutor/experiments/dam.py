@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmtutor import runtime
-from mmtutor.attention import AdditiveAttention, LocationAttention
 from mmtutor.cross_modal import masked_mean
 from mmtutor.dam import (
     KINDS,
@@ -28,6 +27,7 @@ from .fusion_tasks import examples
 DIM, BATCH, RATE, DECAY, TESTED = 64, 64, 3e-3, 0.01, 2000
 STEPS = {"cpu": 1500, "gpu": 6000}
 CLASSES = {"partner": TAGS, "either": TAGS, "page": 10, "recent": 2, "latest": 10, "neighbours": 2}
+KINDS_ASKED = ("content", "place")  # of the case "either"
 READERS = {
     "partner": ("mean", "inter"),
     "either": ("additive", "location", "composition"),
@@ -64,10 +64,11 @@ class CardReader(nn.Module):
             for width in widths.values()
         )
         self.tag = nn.ModuleList(nn.Embedding(TAGS + 1, dim) for _ in widths)
-        kinds = {"additive": AdditiveAttention, "location": LocationAttention}
         make = {
             "inter": lambda: InterAttention(dim, self.modalities),
-            "composition": lambda: CompositionAttention(dim, self.modalities, KINDS),
+            "additive": lambda: CompositionAttention(dim, self.modalities, {kind: KINDS[kind]}),
+            "location": lambda: CompositionAttention(dim, self.modalities, {kind: KINDS[kind]}),
+            "composition": lambda: CompositionAttention(dim, self.modalities),
             "hierarchical": lambda: HierarchicalAttention(dim, self.modalities, CARDS),
             "flat": lambda: Pool(dim),
             "GRU, flat": lambda: nn.ModuleList([BiRNN(dim, dim), Pool(dim)]),
@@ -78,10 +79,7 @@ class CardReader(nn.Module):
             "backward": lambda: BiRNN(dim, dim, bidirectional=False),
             "both": lambda: BiRNN(dim, dim),
         }
-        if kind in kinds:
-            self.part = CompositionAttention(dim, self.modalities, {kind: kinds[kind]})
-        else:
-            self.part = make[kind]() if kind in make else None
+        self.part = make[kind]() if kind in make else None
         both = name in ("partner", "recent", "latest")
         self.head = nn.Sequential(
             nn.Linear((1 + both) * dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, CLASSES[name])
@@ -180,9 +178,6 @@ def score(model: CardReader, row: str) -> Figures:
             f"accuracy, by {k}": right[seen.kind == n].mean().item() for n, k in enumerate(KINDS_ASKED)
         }
     return Figures(figures, outcomes={"accuracy": right.numpy()})
-
-
-KINDS_ASKED = ("content", "place")
 
 
 def run(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = False) -> Figures:
