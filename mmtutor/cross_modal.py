@@ -216,10 +216,10 @@ class JointAttention(CrossModal):
               z=\sum_m\sum_{j\in\mathcal V_m}\alpha_{m,j}x_{m,j}
 
     with a learnt query :math:`q` and an embedding :math:`e_m` for each modality, which lets one be preferred
-    whatever its tokens are. Weights of all modalities together sum to one, so what each gets of it,
-    :meth:`share`, says how much of :math:`z` is due to it; a modality with more tokens begins with more. It
-    starts at :math:`q=0`, where :math:`z` is the mean of all tokens. No token is compared with another one:
-    a match between modalities is not seen.
+    whatever its tokens are. Weights of all modalities together sum to one; what each gets of it is its
+    :meth:`share`, which is not yet what it adds to :math:`z`, since values may cancel. A modality with more
+    tokens begins with more. It starts at :math:`q=0`, where :math:`z` is the mean of all tokens. No token is
+    compared with another one: a match between modalities is not seen.
 
     Args:
         dim: see :class:`CrossModal`.

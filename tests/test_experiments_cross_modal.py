@@ -393,3 +393,11 @@ def test_points_before_attention_do_not_know_of_the_other_modality_and_after_it_
         whole, wrong = scores.points(model, seen), scores.points(model, scores.swapped(seen))
         assert np.array_equal(whole["before"]["image"], wrong["before"]["image"])
         assert not np.array_equal(whole["after"]["image"], wrong["after"]["image"])
+
+
+def test_gates_of_different_signs_do_not_cancel():
+    row = "group, inserted, gates shut"
+    model = recipe.fit(row, 0, scale="cpu")
+    for layer, a in zip(model.joined.join.layers, (0.5, -0.5), strict=True):
+        torch.nn.init.constant_(layer.a, a)
+    assert recipe.score(model, row)["gate, look"] == pytest.approx(np.tanh(0.5))

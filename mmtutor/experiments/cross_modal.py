@@ -28,7 +28,7 @@ from .fusion_tasks import examples
 DIM, WIDTH = 64, {"cpu": 24, "gpu": 64}
 BATCH = {"hand": 32, "motion": 16, "held": 16, "group": 128, "streams": 64}
 RATES = {"align": 3e-3, "hand": 1e-3, "motion": 1e-3, "held": 1e-3, "group": 1e-3, "streams": 3e-3}
-DECAY, TEMPERATURE = {"motion": 0.5}, 0.1  # 0.05 where it is not said
+TEMPERATURE = 0.1
 STEPS = {
     "cpu": {"align": 600, "hand": 1200, "motion": 800, "held": 800, "group": 400, "streams": 2000},
     "gpu": {"align": 4000, "hand": 6000, "motion": 4000, "held": 4000, "group": 2000, "streams": 6000},
@@ -42,10 +42,11 @@ FILMS = ("motion", "held")
 LOOKED_AT = 4  # scenes and films whose weights are kept: of question n % Q about number n
 SHORT = (2, 3, 4, 8)  # lengths of two streams
 CONTROLS = ("cross-modal Transformer, of means", "cross-modal Transformer, apart", "gates open")
-DEFAULT = dict(aligned=True, hidden=None, lengths="full", inserted=False, times=1)
+DEFAULT = dict(aligned=True, hidden=None, lengths="full", inserted=False, times=1, decay=0.05)
+MORE = {"motion": dict(decay=0.5)}
 ROWS = (
     {
-        f"{question}, {kind}": dict(question=question, kind=kind)
+        f"{question}, {kind}": dict(question=question, kind=kind) | MORE.get(question, {})
         for question, kinds in {
             "hand": (*FUSERS, *JOINS, *CONTROLS, "nearest part"),
             "motion": ("concat", "interactive", "cross-modal Transformer", "nearest part"),
@@ -53,12 +54,14 @@ ROWS = (
         }.items()
         for kind in kinds
     }
+    | {"motion, interactive, less decay": dict(question="motion", kind="interactive")}
     | {  # as many steps as alignment and the question have together
         f"hand, {kind}, not aligned": dict(question="hand", kind=kind, aligned=False, times=1.5)
         for kind in ("interactive", "cross-modal Transformer")
     }
     | {
         f"{question}, only {shown}": dict(question=question, kind="concat", hidden=hidden)
+        | MORE.get(question, {})
         for question in ("motion", "held")
         for shown, hidden in (("image", "text"), ("text", "image"))
     }
@@ -128,7 +131,7 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
     s, scale = settings(row), scale or runtime.scale()
     generator, where = runtime.seed_everything(seed), runtime.device()
     model, steps = build(s, WIDTH[scale]).to(where), STEPS[scale]
-    more = dict(weight_decay=DECAY.get(s["question"], 0.05), progress=progress)
+    more = dict(weight_decay=s["decay"], progress=progress)
     count = round(s["times"] * steps[s["question"]])
     if s["aligned"]:
         align(model, s, steps["align"], generator, rate=RATES["align"], **more)
@@ -240,7 +243,7 @@ def score(model: nn.Module, row: str) -> Figures:
     elif s["question"] == "group" and not s["hidden"] and not s["inserted"]:
         figures |= agreement(model, *reversed(sides.values()))
     if isinstance(model.joined.join, Gated):
-        gates = torch.stack([layer.gate for layer in model.joined.join.layers]).detach().mean(0)
+        gates = torch.stack([layer.gate for layer in model.joined.join.layers]).detach().abs().mean(0)
         figures |= {"gate, look": gates[0].item(), "gate, network": gates[1].item()}
         figures |= getattr(model, "first_day", {})
     family = load_emoji().family
