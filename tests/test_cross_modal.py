@@ -21,6 +21,7 @@ from mmtutor.cross_modal import (
     TemporalAttention,
     masked_mean,
 )
+from tests.by_hand import Vector, add, dot, linear, norm, random_weights, scale, tanh, tensors
 
 KINDS = {
     "interactive": InteractiveAttention,
@@ -32,19 +33,11 @@ KINDS = {
 UNORDERED = ["interactive", "joint", "co", "transformer"]
 PARTS = [CrossModalLayer, GatedCrossAttention]
 D, LENGTHS = 4, {"image": 3, "text": 4, "sound": 2}
-Vector = list[float]
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-
-
-def random_weights(module: nn.Module) -> nn.Module:
-    """Double precision, and no parameter at a special value."""
-    for p in module.double().parameters():
-        nn.init.normal_(p, std=0.6)
-    return module
 
 
 def names(kind: str) -> list[str]:
@@ -77,30 +70,7 @@ def call(model: CrossModal, tokens, valid=None):
     return model(tokens, valid)
 
 
-def tensors(results) -> list[Tensor]:
-    if isinstance(results, Tensor):
-        return [results]
-    return [t for r in (results.values() if isinstance(results, dict) else results) for t in tensors(r)]
-
-
 # The equations, item by item, as loops over numbers
-
-
-def dot(a: Vector, b: Vector) -> float:
-    return sum(x * y for x, y in zip(a, b, strict=True))
-
-
-def add(*vectors: Vector) -> Vector:
-    return [sum(numbers) for numbers in zip(*vectors, strict=True)]
-
-
-def scale(factor: float, x: Vector) -> Vector:
-    return [factor * value for value in x]
-
-
-def linear(layer: nn.Linear, x: Vector) -> Vector:
-    product = [dot(row, x) for row in layer.weight.tolist()]
-    return product if layer.bias is None else add(product, layer.bias.tolist())
 
 
 def softmax(scores: Vector) -> Vector:
@@ -114,10 +84,6 @@ def mean(x: list[Vector]) -> Vector:
 
 def combine(weights: Vector, x: list[Vector]) -> Vector:
     return add([0.0] * D, *(scale(w, x_j) for w, x_j in zip(weights, x, strict=True)))
-
-
-def tanh(x: Vector) -> Vector:
-    return [math.tanh(value) for value in x]
 
 
 def real(x: Tensor, valid: Tensor) -> list[Vector]:
@@ -198,13 +164,6 @@ def temporal_by_loop(model, tokens, valid):
         states.append(s)
         weights.append([alpha[here.index(i)] if i in here else 0.0 for i in range(len(x))])
     return states, weights
-
-
-def norm(layer: nn.LayerNorm, x: Vector) -> Vector:
-    centre = sum(x) / D
-    spread_of_x = math.sqrt(sum((v - centre) ** 2 for v in x) / D + layer.eps)
-    scaled = [(v - centre) / spread_of_x for v in x]
-    return add([w * v for w, v in zip(layer.weight.tolist(), scaled, strict=True)], layer.bias.tolist())
 
 
 def heads(attention: MultiHeadAttention, queries: list[Vector], keys: list[Vector]):

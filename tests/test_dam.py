@@ -24,6 +24,7 @@ from mmtutor.dam import (
     ShortTermMemory,
     last_real,
 )
+from tests.by_hand import Vector, add, dot, linear, norm, random_weights, scale, tanh, tensors
 
 D, H, BETA = 4, 3, 5.0
 PAIR, THREE = ["picture", "animation"], ["picture", "animation", "sound"]
@@ -50,20 +51,12 @@ MEMORIES = ["short", "long"]
 CROSS_MODAL = [kind for kind in MAKE if kind not in MEMORIES]
 SOFT = [kind for kind in MAKE if kind != "hard exchange"]
 EXCHANGES = ["exchange", "hard exchange"]
-Vector = list[float]
 Sequence = dict[int, Vector]  # the real tokens of one item, by their place
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-
-
-def random_weights(module: nn.Module) -> nn.Module:
-    """Double precision, and no parameter at a special value."""
-    for p in module.double().parameters():
-        nn.init.normal_(p, std=0.6)
-    return module
 
 
 def make(kind: str) -> nn.Module:
@@ -101,12 +94,6 @@ def call(kind: str, model: nn.Module, tokens, valid=None):
     return model(tokens, valid)
 
 
-def tensors(results) -> list[Tensor]:
-    if isinstance(results, Tensor):
-        return [results]
-    return [t for r in (results.values() if isinstance(results, dict) else results) for t in tensors(r)]
-
-
 def item(of_all: dict[str, Tensor], i: int) -> dict[str, Tensor]:
     return {m: x[i] for m, x in of_all.items()}
 
@@ -114,25 +101,8 @@ def item(of_all: dict[str, Tensor], i: int) -> dict[str, Tensor]:
 # The equations, item by item, as loops over numbers
 
 
-def dot(a: Vector, b: Vector) -> float:
-    return sum(x * y for x, y in zip(a, b, strict=True))
-
-
-def add(*vectors: Vector) -> Vector:
-    return [sum(numbers) for numbers in zip(*vectors, strict=True)]
-
-
-def scale(factor: float, x: Vector) -> Vector:
-    return [factor * value for value in x]
-
-
 def minus(a: Vector, b: Vector) -> Vector:
     return add(a, scale(-1.0, b))
-
-
-def linear(layer: nn.Linear, x: Vector) -> Vector:
-    product = [dot(row, x) for row in layer.weight.tolist()]
-    return product if layer.bias is None else add(product, layer.bias.tolist())
 
 
 def softmax(scores: dict) -> dict:
@@ -142,10 +112,6 @@ def softmax(scores: dict) -> dict:
 
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
-
-
-def tanh(x: Vector) -> Vector:
-    return [math.tanh(value) for value in x]
 
 
 def cosine(a: Vector, b: Vector) -> float:
@@ -158,13 +124,6 @@ def combine(weights: dict, x: dict, dim: int = D) -> Vector:
 
 def mean(x: Sequence, dim: int = D) -> Vector:
     return combine(dict.fromkeys(x, 1 / max(len(x), 1)), x, dim)
-
-
-def norm(layer: nn.LayerNorm, x: Vector) -> Vector:
-    centre = sum(x) / len(x)
-    spread = math.sqrt(sum((v - centre) ** 2 for v in x) / len(x) + layer.eps)
-    scaled = [(v - centre) / spread for v in x]
-    return add([w * v for w, v in zip(layer.weight.tolist(), scaled, strict=True)], layer.bias.tolist())
 
 
 def real(x: dict[str, Tensor], valid: dict[str, Tensor]) -> dict[str, Sequence]:

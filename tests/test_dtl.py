@@ -24,31 +24,16 @@ from mmtutor.dtl import (
     pretrained_body,
     residual_body,
 )
+from tests.by_hand import Vector, add, dot, random_weights, tensors
 
 PAIR, D, CLASSES = ["picture", "animation"], 8, 3
 WIDTHS = {"picture": 3, "animation": 5}
 LENGTHS = {"picture": 4, "animation": 5}
-Vector = list[float]
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
-
-
-def random_weights(module: nn.Module) -> nn.Module:
-    """Double precision, and no parameter at a special value."""
-    for p in module.double().parameters():
-        nn.init.normal_(p, std=0.4)
-    return module
-
-
-def dot(a: Vector, b: Vector) -> float:
-    return sum(x * y for x, y in zip(a, b, strict=True))
-
-
-def add(*vectors: Vector) -> Vector:
-    return [sum(numbers) for numbers in zip(*vectors, strict=True)]
 
 
 def affine(weight: Tensor, bias: Tensor, x: Vector) -> Vector:
@@ -503,14 +488,6 @@ def items(rubbish: float = math.nan) -> tuple[dict[str, Tensor], dict[str, Tenso
         x = torch.randn(6, LENGTHS[m], WIDTHS[m], dtype=torch.float64)
         inputs[m] = torch.where(valid[m][..., None], x, rubbish)
     return inputs, valid
-
-
-def tensors(results) -> list[Tensor]:
-    if isinstance(results, DTLOutput):
-        results = vars(results)
-    if isinstance(results, Tensor):
-        return [results]
-    return [t for r in (results.values() if isinstance(results, dict) else results) for t in tensors(r)]
 
 
 VARIANTS = {
