@@ -8,10 +8,10 @@ from torch import Tensor, nn
 Vector = list[float]
 
 
-def random_weights(module: nn.Module, std: float = 0.6) -> nn.Module:
+def random_weights(module: nn.Module) -> nn.Module:
     """Double precision, and no parameter at a special value."""
     for p in module.double().parameters():
-        nn.init.normal_(p, std=std)
+        nn.init.normal_(p, std=0.6)
     return module
 
 
