@@ -150,7 +150,8 @@ class Extractor(nn.Module):
             raise ValueError(
                 f"valid: expected bool of shape {tuple(shape)}, found {valid.dtype} of {tuple(valid.shape)}"
             )
-        real = F.pad(x[valid], (0, 0, 0, 0, 0, self.channels - x.shape[-3]))
+        real = x.flatten(0, -4) if valid.all() else x[valid]
+        real = F.pad(real, (0, 0, 0, 0, 0, self.channels - x.shape[-3]))
         if x.ndim == 5:
             found = self.whole(self._maps(real).flatten(1))
         else:

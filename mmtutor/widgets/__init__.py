@@ -4,6 +4,7 @@ from .attention_explorer import AttentionExplorer, Frames, Patches
 from .augmentation_lab import AugmentationLab
 from .base import BookWidget
 from .contrastive_playground import ContrastivePlayground
+from .dam_inspector import DAMInspector, Inspected, inspected
 from .divergence_playground import DivergencePlayground
 from .embedding_explorer import EmbeddingExplorer
 from .fusion_switches import FusionSwitches
@@ -18,14 +19,17 @@ __all__ = [
     "AugmentationLab",
     "BookWidget",
     "ContrastivePlayground",
+    "DAMInspector",
     "DivergencePlayground",
     "EmbeddingExplorer",
     "Frames",
     "FusionSwitches",
     "GradientCompass",
+    "Inspected",
     "MapsWalk",
     "Patches",
     "SearchBox",
     "SharingSlider",
     "TrustGraph",
+    "inspected",
 ]
