@@ -75,7 +75,15 @@ def settings(row: str) -> dict:
     return {**DEFAULT, "own": 0.0, "alike": True, **ROWS[row]}
 
 
-def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = False, progress=False):
+def fit(
+    row: str,
+    seed: int,
+    *,
+    scale: str | None = None,
+    shuffle_pairs: bool = False,
+    progress: bool = False,
+    steps: dict[str, int] | None = None,
+):
     """Train one row's model and return it.
 
     Args:
@@ -84,19 +92,18 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
         scale: ``"cpu"`` or ``"gpu"``; by default what the machine has.
         shuffle_pairs: the control: each film gets the answer of another.
         progress: show a progress bar.
+        steps: to learn to see, ``"see"``, and to learn from films, by question; by default ``STEPS``.
 
     Raises:
         ValueError: for an unknown row.
     """
     s, scale = settings(row), scale or runtime.scale()
-    question, steps = s["question"], STEPS[scale]
+    question, steps = s["question"], steps or STEPS[scale]
     generator, where = runtime.seed_everything(seed), runtime.device()
     each_clip = s["kind"] == "each clip"
     kind = s | NOTHING | dict(kind="dtl") if each_clip else s
-    model, motion = (
-        network(kind, DIM, WIDTH[scale], CLASSES[question]).to(where),
-        nn.Linear(DIM, MOTIONS).to(where),
-    )
+    model = network(kind, DIM, WIDTH[scale], CLASSES[question]).to(where)
+    motion = nn.Linear(DIM, MOTIONS).to(where)
     learn_to_see(model, motion, steps["see"], generator, progress)
     if s["alike"]:
         start_alike(model, ALIKE)
