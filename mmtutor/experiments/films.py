@@ -29,7 +29,7 @@ from .films_tasks import CLIP, FILMS, films, held
 RATES = {"see": 2e-3, "find": 2e-3, "recall": 3e-3}
 BATCH = {"see": 64, "find": 32, "recall": 64}
 STEPS = {
-    "cpu": {"see": 1000, "find": 1000, "recall": 5000},
+    "cpu": {"see": 600, "find": 600, "recall": 5000},
     "gpu": {"see": 4000, "find": 4000, "recall": 20000},
 }
 CLASSES = {"find": 2, "recall": FILMS["recall"] - 1}
