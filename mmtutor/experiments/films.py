@@ -4,6 +4,8 @@ All networks first learn to see in the same way, from single pictures and clips;
 they are, and everything after them learns from films that are drawn anew at each step.
 """
 
+from functools import partial
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,49 +19,55 @@ from mmtutor.dam import PARTS
 from mmtutor.data import load_emoji, split
 from mmtutor.dtl import DTLNetwork, dual_task_loss
 from mmtutor.ledger import Figures
-from mmtutor.sharing import parameter_count
 from mmtutor.training import train
 
+from . import films_baselines as baselines
 from .dtl import DECAY, DEFAULT, DIM, SIMPLE, WIDTH, answers, shown, varied
-from .dtl_models import network
 from .dtl_tasks import MODALITIES, MOTIONS, Things, moving, things
-from .films_models import EachClip, Frozen, Tokens, start_alike
-from .films_tasks import CLIP, FILMS, films, held
+from .films_models import EachClip, Frozen, Tokens, network, start_alike
+from .films_tasks import CLIPS, FILMS, films, held
 
-RATES = {"see": 2e-3, "find": 2e-3, "recall": 3e-3}
-BATCH = {"see": 64, "find": 32, "recall": 64}
-STEPS = {
-    "cpu": {"see": 600, "find": 600, "recall": 5000},
-    "gpu": {"see": 4000, "find": 4000, "recall": 20000},
-}
-CLASSES = {"find": 2, "recall": FILMS["recall"] - 1}
+RATES = {"find": 2e-3, "recall": 2e-3}
+SEE = dict(steps={"cpu": 600, "gpu": 4000}, batch=64, rate=2e-3)  # before any film
+BATCH = {"find": 32, "recall": 64}
+STEPS = {"cpu": {"find": 600, "recall": 3000}, "gpu": {"find": 4000, "recall": 15000}}
+CLASSES = {"find": 2, "recall": CLIPS - 1}
 TEMPERATURE, ALIKE = 0.1, 4.0
 TIMES, TESTED = 4, 600  # how often what is seen is varied, films to test with
 
 NOTHING = dict(parts=(), exchange=None)
 LOOKS = ("inter", "composition", "hierarchical")
+TRANSFORMER = SIMPLE["cross-modal Transformer"] | dict(cell="GRU")
 KINDS = {
+    "colours": dict(kind="colours", deterministic=True),
+    "motion statistics": dict(kind="motion statistics", deterministic=True),
     "each clip": dict(kind="each clip"),
     "Bi-GRU, mean": SIMPLE["Bi-GRU, concat"],
     "Bi-GRU, last": SIMPLE["Bi-GRU, concat"] | dict(pool="last"),
     "Bi-GRU, low-rank": SIMPLE["Bi-GRU, low-rank"],
-    "cross-modal Transformer": SIMPLE["cross-modal Transformer"] | dict(cell="GRU"),
+    "cross-modal Transformer": TRANSFORMER,
+    "cross-modal Transformer, at random": TRANSFORMER | dict(alike=False),
     "DTL": {},
     "DTL, at random": dict(alike=False),
+    "DTL, no picture": dict(hidden="picture"),
+    "DTL, no film": dict(hidden="animation"),
     "DTL, without exchange": dict(exchange=None),
     "DTL, without memories": dict(parts=LOOKS),
     "DTL, without short": dict(parts=(*LOOKS, "long")),
     "DTL, without long": dict(parts=(*LOOKS, "short")),
     "DTL, only exchange": dict(parts=()),
     "DTL, only hard exchange": dict(parts=(), exchange="hard"),
+    "DTL, only short, no recurrence": NOTHING | dict(parts=("short",), cell=None),
+    "DTL, only long, no recurrence": NOTHING | dict(parts=("long",), cell=None),
 } | {f"DTL, only {part}": NOTHING | dict(parts=(part,)) for part in PARTS}
+BOTH = ("each clip", "Bi-GRU, mean", "cross-modal Transformer", "DTL", "DTL, at random", "DTL, no picture")
 ASKED = {
-    "find": ("each clip", "Bi-GRU, mean", "Bi-GRU, low-rank", "cross-modal Transformer", "DTL")
-    + ("DTL, at random", "DTL, without exchange", "DTL, only exchange", "DTL, only hard exchange")
+    "find": ("colours", *BOTH, "Bi-GRU, low-rank", "cross-modal Transformer, at random", "DTL, no film")
+    + ("DTL, without exchange", "DTL, only exchange", "DTL, only hard exchange")
     + tuple(f"DTL, only {part}" for part in LOOKS),
-    "recall": ("each clip", "Bi-GRU, mean", "Bi-GRU, last", "cross-modal Transformer", "DTL")
-    + ("DTL, without memories", "DTL, without short", "DTL, without long")
-    + ("DTL, only short", "DTL, only long"),
+    "recall": ("motion statistics", *BOTH, "Bi-GRU, last", "DTL, only composition")
+    + ("DTL, without memories", "DTL, without short", "DTL, without long", "DTL, only short")
+    + ("DTL, only long", "DTL, only short, no recurrence", "DTL, only long, no recurrence"),
 }
 ROWS = {
     f"{question}, {name}": dict(question=question, **KINDS[name])
@@ -98,20 +106,22 @@ def fit(
         ValueError: for an unknown row.
     """
     s, scale = settings(row), scale or runtime.scale()
-    question, steps = s["question"], steps or STEPS[scale]
+    if s["kind"] in ("colours", "motion statistics"):
+        return baselines.Colours() if s["kind"] == "colours" else baselines.Motions(known("train"))
+    question, steps = s["question"], steps or {"see": SEE["steps"][scale], **STEPS[scale]}
     generator, where = runtime.seed_everything(seed), runtime.device()
-    each_clip = s["kind"] == "each clip"
-    kind = s | NOTHING | dict(kind="dtl") if each_clip else s
-    model = network(kind, DIM, WIDTH[scale], CLASSES[question]).to(where)
     motion = nn.Linear(DIM, MOTIONS).to(where)
-    learn_to_see(model, motion, steps["see"], generator, progress)
+    each_clip = s["kind"] == "each clip"
+    model = network(s | NOTHING if each_clip else s, DIM, WIDTH[scale], CLASSES[question]).to(where)
+    learn_to_see(model, motion, FILMS[question], steps["see"], generator, progress)
     if s["alike"]:
         start_alike(model, ALIKE)
     for m, extractor in enumerate(model.extractors):
         model.extractors[m] = Frozen(extractor)
     if each_clip:
         model = EachClip(model, motion, question, TEMPERATURE).to(where)
-    tokens = Tokens(model.extractors, known("train"), lambda seen: varied(seen, generator), TIMES)
+    vary = partial(varied, generator=generator)
+    tokens = Tokens(model.extractors, known("train"), FILMS[question], vary, TIMES)
 
     def batch_loss(step: int) -> Tensor:
         drawn = films(question, "train", BATCH[question], generator)
@@ -131,17 +141,22 @@ def known(part: str) -> np.ndarray:
 
 
 def learn_to_see(
-    model: nn.Module, motion: nn.Module, steps: int, generator: torch.Generator, progress: bool = False
+    model: nn.Module,
+    motion: nn.Module,
+    frames: int,
+    steps: int,
+    generator: torch.Generator,
+    progress: bool = False,
 ) -> None:
     """Train extractors and recurrent networks on single pictures and clips, by the sum of two losses.
 
     Chapter 06's loss for a picture and a clip of one thing, each the mean of its tokens; half of the clips
     are held, so that it is the thing that counts. And the motion of those that play, from the same mean.
     """
-    side, where = things("motion", "train", frames=CLIP), next(model.parameters()).device
+    side, where = things("motion", "train", frames=frames), next(model.parameters()).device
 
     def batch_loss(step: int) -> Tensor:
-        seen = varied(side.at(torch.randint(len(side.y), (BATCH["see"],), generator=generator)), generator)
+        seen = varied(side.at(torch.randint(len(side.y), (SEE["batch"],), generator=generator)), generator)
         still = torch.rand(len(seen.y), generator=generator) < 0.5
         x = seen.x["animation"]
         seen.x["animation"] = torch.where(still[:, None, None, None, None], held(x), x)
@@ -151,34 +166,46 @@ def learn_to_see(
         return info_nce(picture, clip, TEMPERATURE) + moves
 
     makers = nn.ModuleList([model.extractors, model.rnns, motion])
-    train(makers, batch_loss, steps, rate=RATES["see"], weight_decay=DECAY, progress=progress)
+    train(makers, batch_loss, steps, rate=SEE["rate"], weight_decay=DECAY, progress=progress)
 
 
-def score(model: nn.Module, row: str) -> Figures:
-    """Return a model's figures: accuracy on things never seen, and on training things in films never seen."""
-    s, figures, outcomes, groups = settings(row), {"parameters": parameter_count(model)}, {}, {}
-    for more, part in (("", "test"), (", known things", "train")):
-        seen = films(s["question"], part, TESTED, torch.Generator().manual_seed(0)).seen()
-        right = answers(model, seen, s)["both"].argmax(1) == seen.y
-        outcomes[f"accuracy{more}"] = right.double().numpy()
-        groups[f"accuracy{more}"] = load_emoji().family[seen.item]
-        if getattr(model, "exchange", None) is not None and part == "test":
-            figures |= redundancy(model, seen)
+def score(model: nn.Module, row: str, part: str = "test") -> Figures:
+    """Return a model's figures: accuracy on things never seen, and on training things in films never seen.
+
+    Parameters are those that were trained. Of networks with an exchange, see also `redundancy`.
+    """
+    s, figures, outcomes, groups = settings(row), {}, {}, {}
+    for more, of in (("", part), (", known things", "train")):
+        drawn = films(s["question"], of, TESTED, torch.Generator().manual_seed(0))
+        if isinstance(model, nn.Module):
+            said = answers(model, drawn.seen(), s)["both"].argmax(1).numpy()
+        else:
+            said = model.answers(drawn)
+        outcomes[f"accuracy{more}"] = (said == drawn.y.numpy()).astype(float)
+        groups[f"accuracy{more}"] = load_emoji().family[drawn.item]
+    if isinstance(model, nn.Module):
+        figures["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    if getattr(model, "exchange", None) is not None:
+        figures |= redundancy(model, things("motion", part, frames=FILMS[s["question"]]))
     return Figures(figures, outcomes=outcomes, groups=groups)
 
 
 @torch.no_grad()
 def redundancy(model: DTLNetwork, seen: Things) -> dict[str, float]:
-    """Return how alike the means of pictures and of films lie, by `cka`, before and after the exchange."""
+    """Return how alike the means of pictures and of animations lie, by `cka`, before and after the exchange.
+
+    As a measure of what the exchange does by itself the same with strangers, the animation of another thing.
+    """
     tokens, valid = model.tokens(*shown(seen, DEFAULT, next(model.parameters()).device))
-    versions = {
-        "before": model.exchange.projected(tokens, valid)[0],
-        "after": model.exchange(tokens, valid)[0],
-    }
-    return {
-        f"CKA, {name}": cka(*(masked_mean(x[m], valid[m]) for m in MODALITIES)).item()
-        for name, x in versions.items()
-    }
+    order = torch.randperm(len(seen.y), generator=torch.Generator().manual_seed(0))
+    figures = {}
+    for who in ("", ", strangers"):
+        before, _ = model.exchange.projected(tokens, valid)
+        after, _ = model.exchange(tokens, valid)
+        for when, x in (("before", before), ("after", after)):
+            figures[f"CKA {when}{who}"] = cka(*(masked_mean(x[m], valid[m]) for m in MODALITIES)).item()
+        tokens = tokens | {"animation": tokens["animation"][order]}
+    return figures
 
 
 def cka(x: Float[Tensor, "items a"], y: Float[Tensor, "items b"]) -> Float[Tensor, ""]:

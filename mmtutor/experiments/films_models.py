@@ -12,9 +12,15 @@ from mmtutor.data import load_emoji
 from mmtutor.dtl import DTLNetwork, DTLOutput
 from mmtutor.encoders import pixels
 
+from . import dtl_models
 from .dtl_tasks import MODALITIES, Things, clips, moving
-from .films_tasks import CLIP, Films, held
+from .films_tasks import FILMS, Films, held
 from .fusion_tasks import VENDORS
+
+SEGMENT, WINDOW = (
+    3,
+    16,
+)  # frames that hierarchical attention takes together, that short-term memory looks back
 
 
 class Frozen(nn.Module):
@@ -35,38 +41,56 @@ class EachClip(nn.Module):
 
     Of *find*: clips are weighted by their cosine with the picture, at first as sharply as the loss that they
     were aligned by, and a small network reads the weighted mean. Of *recall*: the answer is the clip whose
-    motion is most likely the same as the last one's, by what a linear map has learnt of single clips.
+    motion is most likely the last one's, by the linear map that has learnt the motion of single clips.
     """
 
-    def __init__(self, model: DTLNetwork, motion: nn.Linear, question: str, temperature: float):
+    def __init__(self, model: nn.Module, motion: nn.Linear, question: str, temperature: float):
         super().__init__()
-        self.extractors, self.rnns, self.motion = model.extractors, model.rnns, motion
-        self.question = question
-        self.log_sharpness = nn.Parameter(-torch.tensor(temperature).log())
+        self.extractors, self.rnns, self.frames = model.extractors, model.rnns, FILMS[question]
         dim = motion.in_features
-        self.head = nn.Sequential(nn.LayerNorm(dim), nn.GELU(), nn.Linear(dim, 2))
+        if question == "find":
+            self.log_sharpness = nn.Parameter(-torch.tensor(temperature).log())
+            layers = [nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 2)]
+            self.head, self.motion = nn.Sequential(*layers), None
+        else:
+            self.motion = motion
 
     def forward(self, inputs: dict[str, Tensor], valid: dict[str, Tensor] | None = None) -> DTLOutput:
-        picture, clips = (self.read(m, x) for m, x in enumerate(self.cut(inputs)))
+        picture, animation = (inputs[m] for m in MODALITIES)
+        picture = self.read(0, picture)
+        clips = self.read(1, animation.unflatten(1, (-1, self.frames)).flatten(0, 1))
         clips = clips.unflatten(0, (len(picture), -1))
-        if self.question == "find":
+        if self.motion is None:
             cosine = F.cosine_similarity(picture[:, None], clips, dim=2)
             weights = (self.log_sharpness.exp() * cosine).softmax(1)
             logits = self.head(torch.einsum("bk,bkd->bd", weights, clips))
         else:
-            p = self.motion(clips).softmax(2)
-            weights = logits = torch.einsum("bkm,bm->bk", p[:, :-1], p[:, -1]).log()
-        return DTLOutput(logits, {}, {"clips": weights}, picture, {}, {})
-
-    def cut(self, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Return pictures and single clips, one after the other."""
-        picture, animation = (inputs[m] for m in MODALITIES)
-        return picture, animation.unflatten(1, (-1, CLIP)).flatten(0, 1)
+            log_p = self.motion(clips).log_softmax(2)
+            logits = (log_p[:, :-1] + log_p[:, -1:]).logsumexp(2)
+        return DTLOutput(logits, {}, {}, picture, {}, {})
 
     def read(self, m: int, x: Tensor) -> Tensor:
         """Return the mean of the tokens of each picture (0) or clip (1)."""
         tokens, valid = self.extractors[m](x)
         return masked_mean(self.rnns[m](tokens, valid), valid)
+
+
+def network(s: dict, dim: int, width: int, classes: int) -> nn.Module:
+    """Return the untrained model of a row's settings; its segments are not the clips."""
+    if s["kind"] == "pooled":
+        return dtl_models.network(s, dim, width, classes)
+    return DTLNetwork(
+        dtl_models.extractors(dim, width, False),
+        dict.fromkeys(MODALITIES, dim),
+        dim,
+        classes,
+        cell=s["cell"],
+        exchange=s["exchange"],
+        parts=s["parts"],
+        segment={"picture": 4, "animation": SEGMENT},
+        window=WINDOW,
+        timed=["animation"],
+    )
 
 
 def start_alike(model: nn.Module, times: float) -> None:
@@ -109,20 +133,21 @@ class Tokens:
     Args:
         extractors: of pictures and of animations.
         items: whose.
+        frames: of a clip.
         vary: changes pictures and clips a little.
         times: how often.
     """
 
     @torch.no_grad()
-    def __init__(self, extractors: nn.ModuleList, items: np.ndarray, vary: Callable, times: int):
+    def __init__(self, extractors: nn.ModuleList, items: np.ndarray, frames: int, vary: Callable, times: int):
         emoji, where = load_emoji(), next(extractors.parameters()).device
         self.row = torch.full((len(emoji.names),), -1)
         self.row[items] = torch.arange(len(items))
-        frames = clips(CLIP)[moving()[0][items]]
+        animation = clips(frames)[moving()[0][items]]
         of_pictures, of_clips = [], []
         for _ in range(times):
             for vendor in VENDORS:
-                x = {"picture": pixels(emoji.pictures(vendor)[items]), "animation": frames}
+                x = {"picture": pixels(emoji.pictures(vendor)[items]), "animation": animation}
                 x = vary(Things(x, {}, self.row[items], self.row[items])).x
                 of_pictures.append(extractors[0](x["picture"].to(where))[0])
             of_clips += [extractors[1](y.to(where))[0] for y in (held(x["animation"]), x["animation"])]
