@@ -31,7 +31,7 @@ def tiny(monkeypatch):
         monkeypatch.setattr(recipe, "BATCH", 4)
     monkeypatch.setattr(dtl, "REFERENCE", dict(rate=1e-3, epochs=0.01))
     monkeypatch.setattr(films, "STEPS", {"cpu": dict(find=2, recall=2)})
-    monkeypatch.setattr(films, "SEE", dict(steps={"cpu": 2}, batch=8, rate=1e-3))
+    monkeypatch.setattr(films, "SEE", dict(steps={"cpu": 2}, batch=8, rates=dict(find=1e-3, recall=1e-3)))
     monkeypatch.setattr(films, "BATCH", dict(find=4, recall=4))
     monkeypatch.setattr(films, "TIMES", 1)
     monkeypatch.setattr(films, "TESTED", 8)

@@ -28,7 +28,7 @@ from .films_models import EachClip, Frozen, Tokens, network, start_alike
 from .films_tasks import CLIPS, FILMS, films, held
 
 RATES = {"find": 2e-3, "recall": 2e-3}
-SEE = dict(steps={"cpu": 600, "gpu": 4000}, batch=64, rate=2e-3)  # before any film
+SEE = dict(steps={"cpu": 600, "gpu": 4000}, batch=64, rates={"find": 2e-3, "recall": 4e-3})  # before films
 BATCH = {"find": 32, "recall": 64}
 STEPS = {"cpu": {"find": 600, "recall": 3000}, "gpu": {"find": 4000, "recall": 15000}}
 CLASSES = {"find": 2, "recall": CLIPS - 1}
@@ -60,10 +60,16 @@ KINDS = {
     "DTL, only short, no recurrence": NOTHING | dict(parts=("short",), cell=None),
     "DTL, only long, no recurrence": NOTHING | dict(parts=("long",), cell=None),
 } | {f"DTL, only {part}": NOTHING | dict(parts=(part,)) for part in PARTS}
-BOTH = ("each clip", "Bi-GRU, mean", "cross-modal Transformer", "DTL", "DTL, at random", "DTL, no picture")
+BOTH = ("each clip", "Bi-GRU, mean", "cross-modal Transformer", "DTL", "DTL, at random")
 ASKED = {
-    "find": ("colours", *BOTH, "Bi-GRU, low-rank", "cross-modal Transformer, at random", "DTL, no film")
-    + ("DTL, without exchange", "DTL, only exchange", "DTL, only hard exchange")
+    "find": ("colours", *BOTH, "Bi-GRU, low-rank", "cross-modal Transformer, at random")
+    + (
+        "DTL, no picture",
+        "DTL, no film",
+        "DTL, without exchange",
+        "DTL, only exchange",
+        "DTL, only hard exchange",
+    )
     + tuple(f"DTL, only {part}" for part in LOOKS),
     "recall": ("motion statistics", *BOTH, "Bi-GRU, last", "DTL, only composition")
     + ("DTL, without memories", "DTL, without short", "DTL, without long", "DTL, only short")
@@ -113,7 +119,7 @@ def fit(
     motion = nn.Linear(DIM, MOTIONS).to(where)
     each_clip = s["kind"] == "each clip"
     model = network(s | NOTHING if each_clip else s, DIM, WIDTH[scale], CLASSES[question]).to(where)
-    learn_to_see(model, motion, FILMS[question], steps["see"], generator, progress)
+    learn_to_see(model, motion, question, steps["see"], generator, progress)
     if s["alike"]:
         start_alike(model, ALIKE)
     for m, extractor in enumerate(model.extractors):
@@ -143,30 +149,31 @@ def known(part: str) -> np.ndarray:
 def learn_to_see(
     model: nn.Module,
     motion: nn.Module,
-    frames: int,
+    question: str,
     steps: int,
     generator: torch.Generator,
     progress: bool = False,
 ) -> None:
-    """Train extractors and recurrent networks on single pictures and clips, by the sum of two losses.
+    """Train extractors and recurrent networks on single pictures and clips, each the mean of its tokens.
 
-    Chapter 06's loss for a picture and a clip of one thing, each the mean of its tokens; half of the clips
-    are held, so that it is the thing that counts. And the motion of those that play, from the same mean.
+    For *find* by chapter 06's loss between a picture and a clip of one thing; half of the clips are held, so
+    that it is the thing that counts. For *recall* by the clip's motion.
     """
-    side, where = things("motion", "train", frames=frames), next(model.parameters()).device
+    side, where = things("motion", "train", frames=FILMS[question]), next(model.parameters()).device
 
     def batch_loss(step: int) -> Tensor:
         seen = varied(side.at(torch.randint(len(side.y), (SEE["batch"],), generator=generator)), generator)
-        still = torch.rand(len(seen.y), generator=generator) < 0.5
-        x = seen.x["animation"]
-        seen.x["animation"] = torch.where(still[:, None, None, None, None], held(x), x)
+        if question == "find":
+            still, x = torch.rand(len(seen.y), generator=generator) < 0.5, seen.x["animation"]
+            seen.x["animation"] = torch.where(still[:, None, None, None, None], held(x), x)
         tokens, valid = model.tokens(*shown(seen, DEFAULT, where))
         picture, clip = (masked_mean(tokens[m], valid[m]) for m in MODALITIES)
-        moves = F.cross_entropy(motion(clip[~still]), seen.y[~still].to(where))
-        return info_nce(picture, clip, TEMPERATURE) + moves
+        if question == "find":
+            return info_nce(picture, clip, TEMPERATURE)
+        return F.cross_entropy(motion(clip), seen.y.to(where))
 
     makers = nn.ModuleList([model.extractors, model.rnns, motion])
-    train(makers, batch_loss, steps, rate=SEE["rate"], weight_decay=DECAY, progress=progress)
+    train(makers, batch_loss, steps, rate=SEE["rates"][question], weight_decay=DECAY, progress=progress)
 
 
 def score(model: nn.Module, row: str, part: str = "test") -> Figures:

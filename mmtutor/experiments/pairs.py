@@ -24,7 +24,7 @@ BATCH, RATE, DECAY, STEPS = 64, 4e-3, 0.1, {"cpu": 600, "gpu": 4000}
 CLASSES = {"named": 2 * len(GROUPS), "digits": 10}
 VIEWS = {"fourier": 4, "pixels": 15}  # numbers of a step: shapes are read by frequency, pictures by row
 MODALITIES = {"named": ("name", "animation"), "digits": tuple(VIEWS)}
-DEFAULT = dict(parts=PARTS, exchange="soft", hidden=None, plain=False, own=0.3)
+DEFAULT = dict(parts=PARTS, exchange="soft", cell="GRU", hidden=None, plain=False, own=0.3)
 NOTHING = dict(parts=(), exchange=None)
 ROWS = {
     f"{question}, {name}": dict(question=question, **s)
@@ -32,7 +32,8 @@ ROWS = {
     for name, s in {
         f"only {a}": NOTHING | dict(hidden=b),
         f"only {b}": NOTHING | dict(hidden=a),
-        "concat": NOTHING,
+        "concat": NOTHING | dict(cell=None),
+        "Bi-GRU, concat": NOTHING,
         "DTL": {},
     }.items()
 }
@@ -104,6 +105,7 @@ def network(s: dict, width: int) -> DTLNetwork:
         CLASSES[s["question"]],
         parts=s["parts"],
         exchange=s["exchange"],
+        cell=s["cell"],
         timed=MODALITIES[s["question"]],
     )
 
