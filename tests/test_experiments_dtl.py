@@ -8,7 +8,7 @@ from mmtutor.cross_modal import masked_mean
 from mmtutor.data import load_emoji, split
 from mmtutor.experiments import dtl, dtl_baselines, dtl_models, films, films_baselines, films_models, pairs
 from mmtutor.experiments.dtl_tasks import MODALITIES, clips, moving, things
-from mmtutor.experiments.films_tasks import CLIPS, FILMS, held
+from mmtutor.experiments.films_tasks import CLIP, FILMS, held
 from mmtutor.experiments.films_tasks import films as draw
 from mmtutor.experiments.fusion_tasks import VENDORS
 
@@ -190,7 +190,7 @@ def test_an_unknown_row_is_an_error_that_names_the_known_ones(recipe):
 def test_a_film_has_things_of_different_families_of_one_side(question):
     drawn, side = draw(question, "test", 60, seed()), {*split("emoji-things").test}
     assert {*drawn.items.flatten().tolist()} <= side
-    assert all(len({*families}) == CLIPS for families in load_emoji().family[drawn.items])
+    assert all(len({*families}) == FILMS[question] for families in load_emoji().family[drawn.items])
     assert (drawn.items == drawn.item[:, None]).any(1).all()
 
 
@@ -201,18 +201,18 @@ def test_found_things_play_or_are_held_and_frames_say_so():
     asked = drawn.items == drawn.item[:, None]
     assert torch.equal(drawn.played[asked].long(), drawn.y) and 0.4 < drawn.y.double().mean() < 0.6
     seen = drawn.seen()
-    changes = seen.x["animation"][:, :, 3:].unflatten(1, (-1, FILMS["find"])).abs().amax((2, 3, 4, 5)) > 0
+    changes = seen.x["animation"][:, :, 3:].unflatten(1, (-1, CLIP)).abs().amax((2, 3, 4, 5)) > 0
     assert torch.equal(changes, drawn.played)
     assert 0.25 < (asked.long().argmax(1) == 0).double().mean() < 0.42
 
 
-def test_one_of_two_clips_moves_like_the_last_and_is_the_answer():
+def test_one_of_four_clips_moves_like_the_last_and_is_the_answer():
     drawn = draw("recall", "test", 200, seed())
     kinds = torch.tensor(moving()[1])[drawn.items]
     alike = kinds[:, :-1] == kinds[:, -1:]
     assert (alike.sum(1) == 1).all() and torch.equal(alike.long().argmax(1), drawn.y)
     assert torch.equal(drawn.item, drawn.items[:, -1]) and drawn.played.all()
-    assert 0.4 < drawn.y.double().mean() < 0.6
+    assert (drawn.y.bincount(minlength=4) > 30).all()
 
 
 def test_an_unknown_film_is_an_error():
@@ -231,7 +231,7 @@ def test_a_row_of_films_gives_its_figures(row):
 def test_tokens_that_are_kept_are_those_of_pictures_and_clips_unchanged():
     model, _ = model_of("find, DTL", films)
     items = films.known("test")
-    tokens = films_models.Tokens(model.extractors, items, FILMS["find"], lambda seen: seen, 1)
+    tokens = films_models.Tokens(model.extractors, items, lambda seen: seen, 1)
     drawn = draw("find", "test", 5, seed())
     kept, seen = tokens.seen(drawn, seed()), drawn.seen()
     for m, extract in zip(MODALITIES, model.extractors, strict=True):
@@ -275,10 +275,10 @@ def test_a_baseline_reads_each_clip_by_itself():
     with torch.no_grad():
         logits = one(seen.x).logits
         p = []
-        for clip in seen.x["animation"].split(FILMS["recall"], 1):
+        for clip in seen.x["animation"].split(CLIP, 1):
             tokens, valid = one.extractors[1](clip)
             p.append(one.motion(masked_mean(one.rnns[1](tokens, valid), valid)).softmax(1))
-    slow = torch.stack([(p[k] * p[2]).sum(1) for k in range(2)], 1).log()
+    slow = torch.stack([(p[k] * p[4]).sum(1) for k in range(4)], 1).log()
     assert torch.allclose(logits, slow, atol=1e-4)
 
 
@@ -311,7 +311,7 @@ def test_colours_are_those_of_the_ink_and_find_a_picture_among_others():
 def test_motions_are_compared_by_what_was_learnt_of_training_things():
     drawn = draw("recall", "test", 300, seed())
     right = films_baselines.Motions(films.known("train")).answers(drawn) == drawn.y.numpy()
-    assert right.mean() > 0.7
+    assert right.mean() > 0.45  # chance is 0.25
 
 
 @pytest.mark.parametrize("hard", [True, False])

@@ -25,13 +25,13 @@ from . import films_baselines as baselines
 from .dtl import DECAY, DEFAULT, DIM, SIMPLE, WIDTH, answers, shown, varied
 from .dtl_tasks import MODALITIES, MOTIONS, Things, moving, things
 from .films_models import EachClip, Frozen, Tokens, network, start_alike
-from .films_tasks import CLIPS, FILMS, films, held
+from .films_tasks import CLIP, FILMS, films, held
 
 RATES = {"find": 2e-3, "recall": 2e-3}
 SEE = dict(steps={"cpu": 600, "gpu": 4000}, batch=64, rates={"find": 2e-3, "recall": 4e-3})  # before films
 BATCH = {"find": 32, "recall": 64}
 STEPS = {"cpu": {"find": 600, "recall": 3000}, "gpu": {"find": 4000, "recall": 15000}}
-CLASSES = {"find": 2, "recall": CLIPS - 1}
+CLASSES = {"find": 2, "recall": FILMS["recall"] - 1}
 TEMPERATURE, ALIKE = 0.1, 4.0
 TIMES, TESTED = 4, 600  # how often what is seen is varied, films to test with
 
@@ -127,7 +127,7 @@ def fit(
     if each_clip:
         model = EachClip(model, motion, question, TEMPERATURE).to(where)
     vary = partial(varied, generator=generator)
-    tokens = Tokens(model.extractors, known("train"), FILMS[question], vary, TIMES)
+    tokens = Tokens(model.extractors, known("train"), vary, TIMES)
 
     def batch_loss(step: int) -> Tensor:
         drawn = films(question, "train", BATCH[question], generator)
@@ -159,7 +159,7 @@ def learn_to_see(
     For *find* by chapter 06's loss between a picture and a clip of one thing; half of the clips are held, so
     that it is the thing that counts. For *recall* by the clip's motion.
     """
-    side, where = things("motion", "train", frames=FILMS[question]), next(model.parameters()).device
+    side, where = things("motion", "train", frames=CLIP), next(model.parameters()).device
 
     def batch_loss(step: int) -> Tensor:
         seen = varied(side.at(torch.randint(len(side.y), (SEE["batch"],), generator=generator)), generator)
@@ -193,7 +193,7 @@ def score(model: nn.Module, row: str, part: str = "test") -> Figures:
     if isinstance(model, nn.Module):
         figures["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if getattr(model, "exchange", None) is not None:
-        figures |= redundancy(model, things("motion", part, frames=FILMS[s["question"]]))
+        figures |= redundancy(model, things("motion", part, frames=CLIP))
     return Figures(figures, outcomes=outcomes, groups=groups)
 
 

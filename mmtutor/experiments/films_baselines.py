@@ -10,7 +10,7 @@ from mmtutor.data import load_emoji
 
 from .augmentation_baselines import motion_statistics
 from .dtl_tasks import moving
-from .films_tasks import Films
+from .films_tasks import CLIP, Films
 from .fusion_tasks import VENDORS
 
 LEVELS = 4  # of each colour
@@ -45,9 +45,14 @@ class Motions:
     def __init__(self, items: np.ndarray):
         clip, motion, _ = moving()
         self.model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
-        self.model.fit(motion_statistics(load_emoji().videos[clip[items]]), motion[items])
+        self.model.fit(motion_statistics(_shown(clip[items])), motion[items])
 
     def answers(self, drawn: Films) -> np.ndarray:
-        clips = load_emoji().videos[moving()[0][drawn.items.flatten()]]
+        clips = _shown(moving()[0][drawn.items.flatten()])
         p = self.model.predict_proba(motion_statistics(clips)).reshape(*drawn.items.shape, -1)
         return torch.tensor(np.einsum("npk,nk->np", p[:, :-1], p[:, -1])).argmax(1).numpy()
+
+
+def _shown(clips: np.ndarray) -> np.ndarray:
+    videos = load_emoji().videos
+    return videos[clips][:, :: videos.shape[1] // CLIP]

@@ -14,7 +14,7 @@ from mmtutor.encoders import pixels
 
 from . import dtl_models
 from .dtl_tasks import MODALITIES, Things, clips, moving
-from .films_tasks import FILMS, Films, held
+from .films_tasks import CLIP, Films, held
 from .fusion_tasks import VENDORS
 
 SEGMENT, WINDOW = (
@@ -46,7 +46,7 @@ class EachClip(nn.Module):
 
     def __init__(self, model: nn.Module, motion: nn.Linear, question: str, temperature: float):
         super().__init__()
-        self.extractors, self.rnns, self.frames = model.extractors, model.rnns, FILMS[question]
+        self.extractors, self.rnns = model.extractors, model.rnns
         dim = motion.in_features
         if question == "find":
             self.log_sharpness = nn.Parameter(-torch.tensor(temperature).log())
@@ -58,7 +58,7 @@ class EachClip(nn.Module):
     def forward(self, inputs: dict[str, Tensor], valid: dict[str, Tensor] | None = None) -> DTLOutput:
         picture, animation = (inputs[m] for m in MODALITIES)
         picture = self.read(0, picture)
-        clips = self.read(1, animation.unflatten(1, (-1, self.frames)).flatten(0, 1))
+        clips = self.read(1, animation.unflatten(1, (-1, CLIP)).flatten(0, 1))
         clips = clips.unflatten(0, (len(picture), -1))
         if self.motion is None:
             cosine = F.cosine_similarity(picture[:, None], clips, dim=2)
@@ -133,17 +133,16 @@ class Tokens:
     Args:
         extractors: of pictures and of animations.
         items: whose.
-        frames: of a clip.
         vary: changes pictures and clips a little.
         times: how often.
     """
 
     @torch.no_grad()
-    def __init__(self, extractors: nn.ModuleList, items: np.ndarray, frames: int, vary: Callable, times: int):
+    def __init__(self, extractors: nn.ModuleList, items: np.ndarray, vary: Callable, times: int):
         emoji, where = load_emoji(), next(extractors.parameters()).device
         self.row = torch.full((len(emoji.names),), -1)
         self.row[items] = torch.arange(len(items))
-        animation = clips(frames)[moving()[0][items]]
+        animation = clips(CLIP)[moving()[0][items]]
         of_pictures, of_clips = [], []
         for _ in range(times):
             for vendor in VENDORS:

@@ -1,7 +1,7 @@
 """Chapter 11, films: real clips strung together, a picture, and one question that only the whole answers.
 
 *Find*: the picture is of one of the three things in the film, by another vendor. Does that thing's clip play,
-or is it held at its first frame? *Recall*: which of the first two clips moves like the third?
+or is it held at its first frame? *Recall*: which of the first four clips moves like the fifth?
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ from .cross_modal_tasks import apart, with_change
 from .dtl_tasks import MOTIONS, Things, clips, moving
 from .fusion_tasks import VENDORS
 
-FILMS = {"find": 4, "recall": 8}  # frames of a clip; whether it plays is seen in fewer than how it moves
-CLIPS = 3  # of a film
+FILMS = {"find": 3, "recall": 5}  # clips of a film
+CLIP = 4  # frames of a clip
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,6 @@ class Films:
         item: the thing of the picture, ``(N,)``.
         vendor: who drew the picture, a number in ``VENDORS``, ``(N,)``.
         y: the answer, ``(N,)``.
-        frames: of each clip.
     """
 
     items: Int64[Tensor, "films clips"]
@@ -41,13 +40,12 @@ class Films:
     item: Int64[Tensor, "films"]
     vendor: Int64[Tensor, "films"]
     y: Int64[Tensor, "films"]
-    frames: int
 
     def seen(self) -> Things:
-        """Return the pictures and the films, ``(N, P * frames, 6, 32, 32)``."""
+        """Return the pictures and the films, ``(N, P * CLIP, 6, 32, 32)``."""
         pictures = np.stack([load_emoji().pictures(name) for name in VENDORS])
         drawn = pixels(pictures[self.vendor.numpy(), self.item.numpy()])
-        frames = clips(self.frames)[torch.tensor(moving()[0])[self.items]]
+        frames = clips(CLIP)[torch.tensor(moving()[0])[self.items]]
         frames = torch.where(self.played[..., None, None, None, None], frames, held(frames)).flatten(1, 2)
         valid = {"picture": torch.ones(len(drawn)).bool(), "animation": torch.ones(frames.shape[:2]).bool()}
         return Things({"picture": drawn, "animation": frames}, valid, self.y, self.item)
@@ -58,8 +56,8 @@ def films(question: str, part: str, size: int, generator: torch.Generator) -> Fi
 
     Args:
         question: ``"find"``: does the thing of the picture move? All three of the film do, but each clip is
-            held at its first frame with a chance of one half. ``"recall"``: which of the first two clips
-            moves like the third? The other one moves otherwise. The picture is of the last thing.
+            held at its first frame with a chance of one half. ``"recall"``: which of the first four clips
+            moves like the fifth? All four move otherwise. The picture is of the last thing.
         part: of the split, see `things`.
         size: how many films.
         generator: of what is drawn.
@@ -70,25 +68,25 @@ def films(question: str, part: str, size: int, generator: torch.Generator) -> Fi
     Example:
         >>> drawn = films("recall", "test", 5, torch.Generator().manual_seed(0))
         >>> drawn.items.shape, drawn.seen().x["animation"].shape
-        (torch.Size([5, 3]), torch.Size([5, 24, 6, 32, 32]))
+        (torch.Size([5, 5]), torch.Size([5, 20, 6, 32, 32]))
     """
     if question not in FILMS:
         raise ValueError(f"question: expected one of {', '.join(FILMS)}; found {question!r}")
-    motion = moving()[1]
+    motion, count = moving()[1], FILMS[question]
     known = np.array([i for i in getattr(split("emoji-things"), part) if motion[i] >= 0])
     if question == "find":
         in_place = load_emoji().motion_names.index("in place")
-        items = apart(known[motion[known] != in_place], size, CLIPS, generator)
-        played = torch.rand(size, CLIPS, generator=generator) < 0.5
-        asked = torch.randint(CLIPS, (size,), generator=generator)
+        items = apart(known[motion[known] != in_place], size, count, generator)
+        played = torch.rand(size, count, generator=generator) < 0.5
+        asked = torch.randint(count, (size,), generator=generator)
         y = played.gather(1, asked[:, None])[:, 0].long()
     else:
-        y = torch.randint(CLIPS - 1, (size,), generator=generator)
-        kinds = torch.rand(size, MOTIONS, generator=generator).argsort(1)[:, : CLIPS - 1]
+        y = torch.randint(count - 1, (size,), generator=generator)
+        kinds = torch.rand(size, MOTIONS, generator=generator).argsort(1)[:, : count - 1]
         items = moving_so(known, torch.cat([kinds, kinds.gather(1, y[:, None])], 1), generator)
-        played, asked = torch.ones(size, CLIPS).bool(), torch.full((size,), CLIPS - 1)
+        played, asked = torch.ones(size, count).bool(), torch.full((size,), count - 1)
     vendor = torch.randint(len(VENDORS), (size,), generator=generator)
-    return Films(items, played, items.gather(1, asked[:, None])[:, 0], vendor, y, FILMS[question])
+    return Films(items, played, items.gather(1, asked[:, None])[:, 0], vendor, y)
 
 
 def held(clips: Float[Tensor, "*batch frames 6 32 32"]) -> Float[Tensor, "*batch frames 6 32 32"]:
