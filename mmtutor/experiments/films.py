@@ -6,7 +6,6 @@ they are, and everything after them learns from films that are drawn anew at eac
 
 from functools import partial
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -16,23 +15,22 @@ from mmtutor import runtime
 from mmtutor.contrastive import info_nce
 from mmtutor.cross_modal import masked_mean
 from mmtutor.dam import PARTS
-from mmtutor.data import load_emoji, split
+from mmtutor.data import load_emoji
 from mmtutor.dtl import DTLNetwork, dual_task_loss
 from mmtutor.ledger import Figures
 from mmtutor.training import train
 
-from . import films_baselines as baselines
 from .dtl import DECAY, DEFAULT, DIM, SIMPLE, WIDTH, answers, shown, varied
-from .dtl_tasks import MODALITIES, MOTIONS, Things, moving, things
+from .dtl_tasks import MODALITIES, Things, things
+from .films_baselines import Colours
 from .films_models import EachClip, Frozen, Tokens, network, start_alike
-from .films_tasks import CLIP, FILMS, films, held
+from .films_tasks import FRAMES, films, held, moving_things
 
 RATES = {"find": 2e-3, "recall": 2e-3}
-SEE = dict(steps={"cpu": 600, "gpu": 4000}, batch=64, rates={"find": 2e-3, "recall": 4e-3})  # before films
 BATCH = {"find": 32, "recall": 64}
-STEPS = {"cpu": {"find": 600, "recall": 3000}, "gpu": {"find": 4000, "recall": 15000}}
-CLASSES = {"find": 2, "recall": FILMS["recall"] - 1}
-TEMPERATURE, ALIKE = 0.1, 4.0
+STEPS = {"cpu": {"find": 600, "recall": 2000}, "gpu": {"find": 4000, "recall": 10000}}
+SEE = dict(steps={"cpu": 600, "gpu": 4000}, batch=64, rate=2e-3)  # before films
+CLASSES, TEMPERATURE, ALIKE, WINDOW = 2, 0.1, 4.0, 4
 TIMES, TESTED = 4, 600  # how often what is seen is varied, films to test with
 
 NOTHING = dict(parts=(), exchange=None)
@@ -40,7 +38,6 @@ LOOKS = ("inter", "composition", "hierarchical")
 TRANSFORMER = SIMPLE["cross-modal Transformer"] | dict(cell="GRU")
 KINDS = {
     "colours": dict(kind="colours", deterministic=True),
-    "motion statistics": dict(kind="motion statistics", deterministic=True),
     "each clip": dict(kind="each clip"),
     "Bi-GRU, mean": SIMPLE["Bi-GRU, concat"],
     "Bi-GRU, last": SIMPLE["Bi-GRU, concat"] | dict(pool="last"),
@@ -57,23 +54,17 @@ KINDS = {
     "DTL, without long": dict(parts=(*LOOKS, "short")),
     "DTL, only exchange": dict(parts=()),
     "DTL, only hard exchange": dict(parts=(), exchange="hard"),
-    "DTL, only short, no recurrence": NOTHING | dict(parts=("short",), cell=None),
+    "DTL, only short, wide": NOTHING | dict(parts=("short",), window=14),
     "DTL, only long, no recurrence": NOTHING | dict(parts=("long",), cell=None),
 } | {f"DTL, only {part}": NOTHING | dict(parts=(part,)) for part in PARTS}
-BOTH = ("each clip", "Bi-GRU, mean", "cross-modal Transformer", "DTL", "DTL, at random")
+BOTH = ("colours", "each clip", "Bi-GRU, mean", "cross-modal Transformer", "DTL", "DTL, at random")
+BOTH += ("DTL, no picture", "DTL, only composition")
 ASKED = {
-    "find": ("colours", *BOTH, "Bi-GRU, low-rank", "cross-modal Transformer, at random")
-    + (
-        "DTL, no picture",
-        "DTL, no film",
-        "DTL, without exchange",
-        "DTL, only exchange",
-        "DTL, only hard exchange",
-    )
-    + tuple(f"DTL, only {part}" for part in LOOKS),
-    "recall": ("motion statistics", *BOTH, "Bi-GRU, last", "DTL, only composition")
-    + ("DTL, without memories", "DTL, without short", "DTL, without long", "DTL, only short")
-    + ("DTL, only long", "DTL, only short, no recurrence", "DTL, only long, no recurrence"),
+    "find": (*BOTH, "Bi-GRU, low-rank", "cross-modal Transformer, at random", "DTL, no film")
+    + ("DTL, without exchange", "DTL, only exchange", "DTL, only hard exchange")
+    + ("DTL, only inter", "DTL, only hierarchical"),
+    "recall": (*BOTH, "Bi-GRU, last", "DTL, without memories", "DTL, without short", "DTL, without long")
+    + ("DTL, only short", "DTL, only short, wide", "DTL, only long", "DTL, only long, no recurrence"),
 }
 ROWS = {
     f"{question}, {name}": dict(question=question, **KINDS[name])
@@ -86,7 +77,7 @@ def settings(row: str) -> dict:
     """Return a row's settings, defaults filled in; an unknown row raises, naming the known ones."""
     if row not in ROWS:
         raise ValueError(f"row: expected one of {', '.join(ROWS)}; found {row!r}")
-    return {**DEFAULT, "own": 0.0, "alike": True, **ROWS[row]}
+    return {**DEFAULT, "own": 0.0, "alike": True, "window": WINDOW, **ROWS[row]}
 
 
 def fit(
@@ -112,22 +103,22 @@ def fit(
         ValueError: for an unknown row.
     """
     s, scale = settings(row), scale or runtime.scale()
-    if s["kind"] in ("colours", "motion statistics"):
-        return baselines.Colours() if s["kind"] == "colours" else baselines.Motions(known("train"))
+    if s["kind"] == "colours":
+        return Colours()
     question, steps = s["question"], steps or {"see": SEE["steps"][scale], **STEPS[scale]}
     generator, where = runtime.seed_everything(seed), runtime.device()
-    motion = nn.Linear(DIM, MOTIONS).to(where)
-    each_clip = s["kind"] == "each clip"
-    model = network(s | NOTHING if each_clip else s, DIM, WIDTH[scale], CLASSES[question]).to(where)
-    learn_to_see(model, motion, question, steps["see"], generator, progress)
+    each_clip, frames = s["kind"] == "each clip", FRAMES[question]
+    plays = nn.Linear(DIM, 2).to(where)
+    model = network(s | NOTHING if each_clip else s, DIM, WIDTH[scale], CLASSES).to(where)
+    learn_to_see(model, plays, frames, steps["see"], generator, progress)
     if s["alike"]:
         start_alike(model, ALIKE)
     for m, extractor in enumerate(model.extractors):
         model.extractors[m] = Frozen(extractor)
     if each_clip:
-        model = EachClip(model, motion, question, TEMPERATURE).to(where)
+        model = EachClip(model, DIM, frames, 1 / TEMPERATURE).to(where)
     vary = partial(varied, generator=generator)
-    tokens = Tokens(model.extractors, known("train"), vary, TIMES)
+    tokens = Tokens(model.extractors, moving_things("train"), frames, vary, TIMES)
 
     def batch_loss(step: int) -> Tensor:
         drawn = films(question, "train", BATCH[question], generator)
@@ -141,39 +132,31 @@ def fit(
     return model
 
 
-def known(part: str) -> np.ndarray:
-    """Return the things of one part of the split whose motion is known."""
-    return np.array([i for i in getattr(split("emoji-things"), part) if moving()[1][i] >= 0])
-
-
 def learn_to_see(
     model: nn.Module,
-    motion: nn.Module,
-    question: str,
+    plays: nn.Module,
+    frames: int,
     steps: int,
     generator: torch.Generator,
     progress: bool = False,
 ) -> None:
     """Train extractors and recurrent networks on single pictures and clips, each the mean of its tokens.
 
-    For *find* by chapter 06's loss between a picture and a clip of one thing; half of the clips are held, so
-    that it is the thing that counts. For *recall* by the clip's motion.
+    Half of the clips are held. The loss is chapter 06's between a picture and a clip of one thing, so that
+    they know things, and the cross-entropy of ``plays``, so that they do not forget what plays.
     """
-    side, where = things("motion", "train", frames=CLIP), next(model.parameters()).device
+    side, where = things("motion", "train", frames=frames), next(model.parameters()).device
 
     def batch_loss(step: int) -> Tensor:
         seen = varied(side.at(torch.randint(len(side.y), (SEE["batch"],), generator=generator)), generator)
-        if question == "find":
-            still, x = torch.rand(len(seen.y), generator=generator) < 0.5, seen.x["animation"]
-            seen.x["animation"] = torch.where(still[:, None, None, None, None], held(x), x)
+        still, x = torch.rand(len(seen.y), generator=generator) < 0.5, seen.x["animation"]
+        seen.x["animation"] = torch.where(still[:, None, None, None, None], held(x), x)
         tokens, valid = model.tokens(*shown(seen, DEFAULT, where))
         picture, clip = (masked_mean(tokens[m], valid[m]) for m in MODALITIES)
-        if question == "find":
-            return info_nce(picture, clip, TEMPERATURE)
-        return F.cross_entropy(motion(clip), seen.y.to(where))
+        return info_nce(picture, clip, TEMPERATURE) + F.cross_entropy(plays(clip), (~still).long().to(where))
 
-    makers = nn.ModuleList([model.extractors, model.rnns, motion])
-    train(makers, batch_loss, steps, rate=SEE["rates"][question], weight_decay=DECAY, progress=progress)
+    makers = nn.ModuleList([model.extractors, model.rnns, plays])
+    train(makers, batch_loss, steps, rate=SEE["rate"], weight_decay=DECAY, progress=progress)
 
 
 def score(model: nn.Module, row: str, part: str = "test") -> Figures:
@@ -193,7 +176,7 @@ def score(model: nn.Module, row: str, part: str = "test") -> Figures:
     if isinstance(model, nn.Module):
         figures["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if getattr(model, "exchange", None) is not None:
-        figures |= redundancy(model, things("motion", part, frames=CLIP))
+        figures |= redundancy(model, things("motion", part, frames=FRAMES[s["question"]]))
     return Figures(figures, outcomes=outcomes, groups=groups)
 
 

@@ -1,30 +1,32 @@
-"""What answers questions about films without a network, told where clips begin."""
+"""What answers questions about films without learning, told where clips begin and which of them play."""
 
 import numpy as np
-import torch
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from mmtutor.data import load_emoji
 
-from .augmentation_baselines import motion_statistics
 from .dtl_tasks import moving
-from .films_tasks import CLIP, Films
+from .films_tasks import TWICE, Films
 from .fusion_tasks import VENDORS
 
 LEVELS = 4  # of each colour
 
 
 class Colours:
-    """Of *find*: the clip whose first frame has the picture's colours; it is told which clips play."""
+    """The latest clip whose first frame has most of the colours of what is shown: does it play?
+
+    What is shown is the picture, or the last clip where things come more than once.
+    """
 
     def answers(self, drawn: Films) -> np.ndarray:
-        emoji = load_emoji()
-        pictures = np.stack([emoji.pictures(name) for name in VENDORS])[drawn.vendor, drawn.item]
-        frames = emoji.videos[moving()[0][drawn.items], 0]
-        shared = np.minimum(histogram(pictures)[:, None], histogram(frames)).sum(2)
-        return drawn.played.numpy()[np.arange(len(shared)), shared.argmax(1)].astype(int)
+        emoji, clip = load_emoji(), moving()[0]
+        shown = np.stack([emoji.pictures(name) for name in VENDORS])[drawn.vendor, drawn.item]
+        items = drawn.items[:, :TWICE].flip(1)
+        if drawn.items.shape[1] > TWICE:
+            shown = emoji.videos[clip[drawn.items[:, -1]], 0]
+        frames = emoji.videos[clip[items], 0]
+        alike = np.minimum(histogram(shown)[:, None], histogram(frames)).sum(2)
+        played = drawn.played[:, :TWICE].flip(1).numpy()
+        return played[np.arange(len(alike)), alike.argmax(1)].astype(int)
 
 
 def histogram(pictures: np.ndarray) -> np.ndarray:
@@ -34,25 +36,3 @@ def histogram(pictures: np.ndarray) -> np.ndarray:
     ink = (pictures < 250).any(-1).reshape(bins.shape)
     count = np.stack([((bins == k) & ink).sum(-1) for k in range(LEVELS**3)], -1)
     return count / np.maximum(count.sum(-1, keepdims=True), 1)
-
-
-class Motions:
-    """Of *recall*: the clip whose motion is most likely the last one's, by `motion_statistics`.
-
-    A logistic regression is fitted to single clips; C is as in chapter 11's baselines of one thing.
-    """
-
-    def __init__(self, items: np.ndarray):
-        clip, motion, _ = moving()
-        self.model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
-        self.model.fit(motion_statistics(_shown(clip[items])), motion[items])
-
-    def answers(self, drawn: Films) -> np.ndarray:
-        clips = _shown(moving()[0][drawn.items.flatten()])
-        p = self.model.predict_proba(motion_statistics(clips)).reshape(*drawn.items.shape, -1)
-        return torch.tensor(np.einsum("npk,nk->np", p[:, :-1], p[:, -1])).argmax(1).numpy()
-
-
-def _shown(clips: np.ndarray) -> np.ndarray:
-    videos = load_emoji().videos
-    return videos[clips][:, :: videos.shape[1] // CLIP]

@@ -14,7 +14,7 @@ from mmtutor.encoders import pixels
 
 from . import dtl_models
 from .dtl_tasks import MODALITIES, Things, clips, moving
-from .films_tasks import CLIP, Films, held
+from .films_tasks import TWICE, Films, held
 from .fusion_tasks import VENDORS
 
 SEGMENT, WINDOW = (
@@ -37,37 +37,32 @@ class Frozen(nn.Module):
 
 
 class EachClip(nn.Module):
-    """Baselines that are told where clips begin, and read each clip by itself as in `learn_to_see`.
+    r"""A baseline that is told where clips begin, and reads each clip by itself as in `learn_to_see`.
 
-    Of *find*: clips are weighted by their cosine with the picture, at first as sharply as the loss that they
-    were aligned by, and a small network reads the weighted mean. Of *recall*: the answer is the clip whose
-    motion is most likely the last one's, by the linear map that has learnt the motion of single clips.
+    Clips are weighted by how like they are to what is asked, :math:`\beta\cos+\lambda k` with the number
+    :math:`k` of the clip, and a small network reads the weighted mean. Asked is the picture, or the last clip
+    where things come more than once.
     """
 
-    def __init__(self, model: nn.Module, motion: nn.Linear, question: str, temperature: float):
+    def __init__(self, model: nn.Module, dim: int, frames: int, sharpness: float):
         super().__init__()
-        self.extractors, self.rnns = model.extractors, model.rnns
-        dim = motion.in_features
-        if question == "find":
-            self.log_sharpness = nn.Parameter(-torch.tensor(temperature).log())
-            layers = [nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 2)]
-            self.head, self.motion = nn.Sequential(*layers), None
-        else:
-            self.motion = motion
+        self.extractors, self.rnns, self.frames = model.extractors, model.rnns, frames
+        self.sharpness, self.recency = nn.Parameter(torch.tensor(sharpness)), nn.Parameter(torch.tensor(0.0))
+        layers = [nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 2)]
+        self.head = nn.Sequential(*layers)
 
     def forward(self, inputs: dict[str, Tensor], valid: dict[str, Tensor] | None = None) -> DTLOutput:
-        picture, animation = (inputs[m] for m in MODALITIES)
-        picture = self.read(0, picture)
-        clips = self.read(1, animation.unflatten(1, (-1, CLIP)).flatten(0, 1))
-        clips = clips.unflatten(0, (len(picture), -1))
-        if self.motion is None:
-            cosine = F.cosine_similarity(picture[:, None], clips, dim=2)
-            weights = (self.log_sharpness.exp() * cosine).softmax(1)
-            logits = self.head(torch.einsum("bk,bkd->bd", weights, clips))
-        else:
-            log_p = self.motion(clips).log_softmax(2)
-            logits = (log_p[:, :-1] + log_p[:, -1:]).logsumexp(2)
-        return DTLOutput(logits, {}, {}, picture, {}, {})
+        asked, animation = (inputs[m] for m in MODALITIES)
+        asked = self.read(0, asked)
+        clips = self.read(1, animation.unflatten(1, (-1, self.frames)).flatten(0, 1))
+        clips = clips.unflatten(0, (len(asked), -1))
+        if clips.shape[1] > TWICE:
+            clips, asked = clips[:, :TWICE], clips[:, TWICE]
+        alike = F.cosine_similarity(asked[:, None], clips, dim=2)
+        number = torch.arange(clips.shape[1], device=clips.device)
+        weights = (self.sharpness * alike + self.recency * number).softmax(1)
+        logits = self.head(torch.einsum("bk,bkd->bd", weights, clips))
+        return DTLOutput(logits, {}, {}, asked, {}, {})
 
     def read(self, m: int, x: Tensor) -> Tensor:
         """Return the mean of the tokens of each picture (0) or clip (1)."""
@@ -88,7 +83,7 @@ def network(s: dict, dim: int, width: int, classes: int) -> nn.Module:
         exchange=s["exchange"],
         parts=s["parts"],
         segment={"picture": 4, "animation": SEGMENT},
-        window=WINDOW,
+        window=s["window"],
         timed=["animation"],
     )
 
@@ -133,16 +128,17 @@ class Tokens:
     Args:
         extractors: of pictures and of animations.
         items: whose.
+        frames: of a clip.
         vary: changes pictures and clips a little.
         times: how often.
     """
 
     @torch.no_grad()
-    def __init__(self, extractors: nn.ModuleList, items: np.ndarray, vary: Callable, times: int):
+    def __init__(self, extractors: nn.ModuleList, items: np.ndarray, frames: int, vary: Callable, times: int):
         emoji, where = load_emoji(), next(extractors.parameters()).device
         self.row = torch.full((len(emoji.names),), -1)
         self.row[items] = torch.arange(len(items))
-        animation = clips(CLIP)[moving()[0][items]]
+        animation = clips(frames)[moving()[0][items]]
         of_pictures, of_clips = [], []
         for _ in range(times):
             for vendor in VENDORS:

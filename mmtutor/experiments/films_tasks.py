@@ -1,14 +1,14 @@
 """Chapter 11, films: real clips strung together, a picture, and one question that only the whole answers.
 
-*Find*: the picture is of one of the three things in the film, by another vendor. Does that thing's clip play,
-or is it held at its first frame? *Recall*: which of the first four clips moves like the fifth?
+Each clip, by lot, is played or held at its first frame. *Find*: the picture is of one of three things in the
+film, by another vendor. Does that thing's clip play? *Recall*: three things come twice each, and at the end
+one of them once more, held. Did it play when it was last here?
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
@@ -16,11 +16,12 @@ from mmtutor.data import load_emoji, split
 from mmtutor.encoders import pixels
 
 from .cross_modal_tasks import apart, with_change
-from .dtl_tasks import MOTIONS, Things, clips, moving
+from .dtl_tasks import Things, clips, moving
 from .fusion_tasks import VENDORS
 
-FILMS = {"find": 3, "recall": 5}  # clips of a film
-CLIP = 4  # frames of a clip
+THINGS = 3  # of a film
+TWICE = 2 * THINGS
+FRAMES = {"find": 4, "recall": 2}  # of a clip
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Films:
         played: whether the clip plays or is held at its first frame, ``(N, P)``.
         item: the thing of the picture, ``(N,)``.
         vendor: who drew the picture, a number in ``VENDORS``, ``(N,)``.
-        y: the answer, ``(N,)``.
+        y: whether the clip that is asked about plays, 0 or 1, ``(N,)``.
+        frames: of each clip.
     """
 
     items: Int64[Tensor, "films clips"]
@@ -40,12 +42,13 @@ class Films:
     item: Int64[Tensor, "films"]
     vendor: Int64[Tensor, "films"]
     y: Int64[Tensor, "films"]
+    frames: int
 
     def seen(self) -> Things:
-        """Return the pictures and the films, ``(N, P * CLIP, 6, 32, 32)``."""
+        """Return the pictures and the films, ``(N, P * frames, 6, 32, 32)``."""
         pictures = np.stack([load_emoji().pictures(name) for name in VENDORS])
         drawn = pixels(pictures[self.vendor.numpy(), self.item.numpy()])
-        frames = clips(CLIP)[torch.tensor(moving()[0])[self.items]]
+        frames = clips(self.frames)[torch.tensor(moving()[0])[self.items]]
         frames = torch.where(self.played[..., None, None, None, None], frames, held(frames)).flatten(1, 2)
         valid = {"picture": torch.ones(len(drawn)).bool(), "animation": torch.ones(frames.shape[:2]).bool()}
         return Things({"picture": drawn, "animation": frames}, valid, self.y, self.item)
@@ -55,9 +58,9 @@ def films(question: str, part: str, size: int, generator: torch.Generator) -> Fi
     """String real clips together, and ask about one thing in the film.
 
     Args:
-        question: ``"find"``: does the thing of the picture move? All three of the film do, but each clip is
-            held at its first frame with a chance of one half. ``"recall"``: which of the first four clips
-            moves like the fifth? All four move otherwise. The picture is of the last thing.
+        question: ``"find"``: three clips; the picture is of one of the three. ``"recall"``: six clips, two of
+            each thing, and a seventh, held, of the thing that is asked about and that the picture shows; what
+            counts is the later of its two clips.
         part: of the split, see `things`.
         size: how many films.
         generator: of what is drawn.
@@ -68,25 +71,35 @@ def films(question: str, part: str, size: int, generator: torch.Generator) -> Fi
     Example:
         >>> drawn = films("recall", "test", 5, torch.Generator().manual_seed(0))
         >>> drawn.items.shape, drawn.seen().x["animation"].shape
-        (torch.Size([5, 5]), torch.Size([5, 20, 6, 32, 32]))
+        (torch.Size([5, 7]), torch.Size([5, 14, 6, 32, 32]))
     """
-    if question not in FILMS:
-        raise ValueError(f"question: expected one of {', '.join(FILMS)}; found {question!r}")
-    motion, count = moving()[1], FILMS[question]
-    known = np.array([i for i in getattr(split("emoji-things"), part) if motion[i] >= 0])
-    if question == "find":
-        in_place = load_emoji().motion_names.index("in place")
-        items = apart(known[motion[known] != in_place], size, count, generator)
-        played = torch.rand(size, count, generator=generator) < 0.5
-        asked = torch.randint(count, (size,), generator=generator)
-        y = played.gather(1, asked[:, None])[:, 0].long()
-    else:
-        y = torch.randint(count - 1, (size,), generator=generator)
-        kinds = torch.rand(size, MOTIONS, generator=generator).argsort(1)[:, : count - 1]
-        items = moving_so(known, torch.cat([kinds, kinds.gather(1, y[:, None])], 1), generator)
-        played, asked = torch.ones(size, count).bool(), torch.full((size,), count - 1)
+    if question not in FRAMES:
+        raise ValueError(f"question: expected one of {', '.join(FRAMES)}; found {question!r}")
+    cast = apart(moving_things(part), size, THINGS, generator)
+    asked = torch.randint(THINGS, (size, 1), generator=generator)
     vendor = torch.randint(len(VENDORS), (size,), generator=generator)
-    return Films(items, played, items.gather(1, asked[:, None])[:, 0], vendor, y)
+    item = cast.gather(1, asked)
+    if question == "find":
+        items, played, clip = cast, torch.rand(size, THINGS, generator=generator) < 0.5, asked
+    else:
+        order = torch.rand(size, TWICE, generator=generator).argsort(1) % THINGS
+        played = torch.rand(size, TWICE, generator=generator) < 0.5
+        clip = TWICE - 1 - (order.flip(1) == asked).int().argmax(1, keepdim=True)  # the later one
+        items = torch.cat([cast.gather(1, order), item], 1)
+        played = torch.cat([played, torch.zeros(size, 1).bool()], 1)
+    y = played.gather(1, clip)[:, 0].long()
+    return Films(items, played, item[:, 0], vendor, y, FRAMES[question])
+
+
+def moving_things(part: str) -> np.ndarray:
+    """Return the things of one part of the split that do not stay in place.
+
+    Example:
+        >>> [len(moving_things(part)) for part in ("train", "validation", "test")]
+        [273, 45, 59]
+    """
+    motion, in_place = moving()[1], load_emoji().motion_names.index("in place")
+    return np.array([i for i in getattr(split("emoji-things"), part) if motion[i] not in (-1, in_place)])
 
 
 def held(clips: Float[Tensor, "*batch frames 6 32 32"]) -> Float[Tensor, "*batch frames 6 32 32"]:
@@ -97,21 +110,3 @@ def held(clips: Float[Tensor, "*batch frames 6 32 32"]) -> Float[Tensor, "*batch
         tensor(0.)
     """
     return with_change(clips[..., :1, :3, :, :].expand(*clips.shape[:-3], 3, -1, -1))
-
-
-def moving_so(known: np.ndarray, kinds: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw a thing for each kind of motion ``(N, P)``, no two of one family in a film."""
-    family, known = torch.tensor(load_emoji().family), torch.tensor(known)
-    chance = F.one_hot(torch.tensor(moving()[1])[known].long(), MOTIONS).T.float()
-
-    def draw(kinds: Tensor) -> Tensor:
-        rows = torch.multinomial(chance[kinds.flatten()], 1, generator=generator)
-        return known[rows[:, 0]].view_as(kinds)
-
-    drawn = draw(kinds)
-    while True:
-        ordered = family[drawn].sort(1).values
-        again = (ordered[:, 1:] == ordered[:, :-1]).any(1)
-        if not again.any():
-            return drawn
-        drawn[again] = draw(kinds[again])

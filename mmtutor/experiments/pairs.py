@@ -75,7 +75,7 @@ def pairs(question: str, part: str) -> Things:
 
     Example:
         >>> {m: tuple(x.shape) for m, x in pairs("digits", "test").x.items()}
-        {'fourier': (400, 19, 4), 'pixels': (400, 16, 15)}
+        {'fourier': (301, 19, 4), 'pixels': (301, 16, 15)}
     """
     if question not in MODALITIES:
         raise ValueError(f"question: expected one of {', '.join(MODALITIES)}; found {question!r}")
