@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
 
+from torch import Tensor
+
 
 def print_environment(packages: Iterable[str]) -> None:
     """Print date, machine and the versions of Python and of these packages."""
@@ -26,6 +28,16 @@ def seconds(versions: dict[str, Callable], repeats: int) -> dict[str, float]:
             if turn:
                 times[name].append(time.process_time() - start)
     return {name: statistics.median(of_version) for name, of_version in times.items()}
+
+
+def there_and_back(call: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], None]:
+    """Return a call of a function of ``x`` and of its gradient."""
+
+    def run():
+        x.grad = None
+        call(x).sum().backward()
+
+    return run
 
 
 def print_times(title: str, times: dict[str, float], plain: str) -> None:

@@ -4,11 +4,10 @@
 medians are compared. Time is the processor's, of one thread.
 """
 
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from _measure import print_environment, print_times, seconds
+from _measure import print_environment, print_times, seconds, there_and_back
 from torch import Tensor, nn
 
 from mmtutor import attention
@@ -25,14 +24,6 @@ KINDS = {
     "local": attention.LocalAttention,
     "location": lambda dim: attention.LocationAttention(dim, max(REPEATS)),
 }
-
-
-def there_and_back(call: Callable[[Tensor], Tensor], x: Tensor) -> Callable:
-    def run():
-        x.grad = None
-        call(x).sum().backward()
-
-    return run
 
 
 def fused(ours: MultiHeadAttention, x: Tensor, valid: Tensor | None) -> Tensor:

@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from _measure import print_environment, print_times, seconds
+from _measure import print_environment, print_times, seconds, there_and_back
 from torch import Tensor, nn
 
 from mmtutor.dam import InterAttention, ShortTermMemory
@@ -81,14 +81,6 @@ def step(model: DTLNetwork, inputs: dict[str, Tensor], y: Tensor) -> Callable:
     def run():
         model.zero_grad()
         dual_task_loss(model(inputs), y).backward()
-
-    return run
-
-
-def there_and_back(call: Callable[[Tensor], Tensor], x: Tensor) -> Callable:
-    def run():
-        x.grad = None
-        call(x).sum().backward()
 
     return run
 

@@ -17,10 +17,7 @@ from .dtl_tasks import MODALITIES, Things, clips, moving
 from .films_tasks import TWICE, Films, held
 from .fusion_tasks import VENDORS
 
-SEGMENT, WINDOW = (
-    3,
-    16,
-)  # frames that hierarchical attention takes together, that short-term memory looks back
+SEGMENT = 3  # frames that hierarchical attention takes together
 
 
 class Frozen(nn.Module):
