@@ -210,8 +210,7 @@ def cka(x: Float[Tensor, "items a"], y: Float[Tensor, "items b"]) -> Float[Tenso
 
     Example:
         >>> x = torch.randn(50, 4)
-        >>> cka(x, 3 * x.roll(1, 1) + 7)
-        tensor(1.)
+        >>> torch.testing.assert_close(cka(x, 3 * x.roll(1, 1) + 7), torch.tensor(1.0))
     """
     x, y = x - x.mean(0), y - y.mean(0)
     return (x.T @ y).square().sum() / ((x.T @ x).norm() * (y.T @ y).norm())
