@@ -64,7 +64,6 @@ SIMPLE = {
     "Bi-GRU, concat": dict(kind="pooled"),
     "Bi-GRU, low-rank": dict(kind="pooled", join="low-rank"),
     "cross-modal Transformer": dict(kind="pooled", cell=None, join="cross-modal Transformer"),
-    "Bi-GRU, cross-modal Transformer": dict(kind="pooled", join="cross-modal Transformer"),
 }
 OFF = {f"without {part}": dict(parts=tuple(p for p in PARTS if p != part)) for part in PARTS}
 ALONE = {f"only {part}": dict(parts=(part,), exchange=None) for part in PARTS}
@@ -105,6 +104,11 @@ ROWS = (
         for name in baselines.NAMES
     }
 )
+ROWS |= {
+    "group × moves, Bi-GRU, cross-modal Transformer": dict(
+        question="group × moves", kind="pooled", join="cross-modal Transformer"
+    )
+}
 
 
 def settings(row: str) -> dict:
