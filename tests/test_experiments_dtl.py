@@ -304,9 +304,10 @@ def test_all_networks_of_a_seed_have_learnt_to_see_alike():
 
 
 def test_what_is_hidden_in_a_film_changes_nothing():
-    for row, m in (("find, DTL, no picture", "picture"), ("find, DTL, no film", "animation")):
+    rows = {"find, DTL, no picture": "picture", "find, DTL, no film": "animation", "recall, DTL": "picture"}
+    for row, m in rows.items():
         model, s = films.fit(row, 0), films.settings(row)
-        seen = draw("find", "test", 4, seed()).seen()
+        seen = draw(s["question"], "test", 4, seed()).seen()
         before = dtl.answers(model, seen, s)["both"]
         other = type(seen)(seen.x | {m: seen.x[m].flip(0)}, seen.valid, seen.y, seen.item)
         assert torch.equal(dtl.answers(model, other, s)["both"], before)

@@ -28,6 +28,7 @@ from .films_tasks import FRAMES, films, held, moving_things
 
 RATES = {"find": 2e-3, "recall": 2e-3}
 BATCH = {"find": 32, "recall": 64}
+HIDDEN = {"find": None, "recall": "picture"}  # what a row does not see, unless it says otherwise
 STEPS = {"cpu": {"find": 600, "recall": 2000}, "gpu": {"find": 4000, "recall": 10000}}
 SEE = dict(steps={"cpu": 600, "gpu": 4000}, batch=64, rate=2e-3)  # before films
 CLASSES, TEMPERATURE, ALIKE, WINDOW = 2, 0.1, 4.0, 4
@@ -48,6 +49,8 @@ KINDS = {
     "DTL, at random": dict(alike=False),
     "DTL, no picture": dict(hidden="picture"),
     "DTL, no film": dict(hidden="animation"),
+    "DTL, with picture": dict(hidden=None),
+    "DTL, with picture, without memories": dict(hidden=None, parts=LOOKS),
     "DTL, without exchange": dict(exchange=None),
     "DTL, without memories": dict(parts=LOOKS),
     "DTL, without short": dict(parts=(*LOOKS, "long")),
@@ -55,16 +58,19 @@ KINDS = {
     "DTL, only exchange": dict(parts=()),
     "DTL, only hard exchange": dict(parts=(), exchange="hard"),
     "DTL, only short, wide": NOTHING | dict(parts=("short",), window=14),
+    "DTL, only short, wide, no recurrence": NOTHING | dict(parts=("short",), window=14, cell=None),
     "DTL, only long, no recurrence": NOTHING | dict(parts=("long",), cell=None),
 } | {f"DTL, only {part}": NOTHING | dict(parts=(part,)) for part in PARTS}
 BOTH = ("colours", "each clip", "Bi-GRU, mean", "cross-modal Transformer", "DTL", "DTL, at random")
-BOTH += ("DTL, no picture", "DTL, only composition")
+BOTH += ("DTL, only composition",)
 ASKED = {
-    "find": (*BOTH, "Bi-GRU, low-rank", "cross-modal Transformer, at random", "DTL, no film")
-    + ("DTL, without exchange", "DTL, only exchange", "DTL, only hard exchange")
-    + ("DTL, only inter", "DTL, only hierarchical"),
+    "find": (*BOTH, "Bi-GRU, low-rank", "cross-modal Transformer, at random")
+    + ("DTL, no picture", "DTL, no film", "DTL, without exchange", "DTL, only exchange")
+    + ("DTL, only hard exchange", "DTL, only inter", "DTL, only hierarchical"),
     "recall": (*BOTH, "Bi-GRU, last", "DTL, without memories", "DTL, without short", "DTL, without long")
-    + ("DTL, only short", "DTL, only short, wide", "DTL, only long", "DTL, only long, no recurrence"),
+    + ("DTL, only short", "DTL, only short, wide", "DTL, only short, wide, no recurrence")
+    + ("DTL, only long", "DTL, only long, no recurrence", "DTL, only hierarchical")
+    + ("DTL, with picture", "DTL, with picture, without memories"),
 }
 ROWS = {
     f"{question}, {name}": dict(question=question, **KINDS[name])
@@ -77,7 +83,8 @@ def settings(row: str) -> dict:
     """Return a row's settings, defaults filled in; an unknown row raises, naming the known ones."""
     if row not in ROWS:
         raise ValueError(f"row: expected one of {', '.join(ROWS)}; found {row!r}")
-    return {**DEFAULT, "own": 0.0, "alike": True, "window": WINDOW, **ROWS[row]}
+    s = ROWS[row]
+    return {**DEFAULT, "own": 0.0, "alike": True, "window": WINDOW, "hidden": HIDDEN[s["question"]], **s}
 
 
 def fit(
