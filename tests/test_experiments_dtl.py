@@ -9,7 +9,7 @@ from mmtutor.data import load_emoji, split
 from mmtutor.experiments import dtl, dtl_baselines, dtl_models, films, films_baselines, films_models, pairs
 from mmtutor.experiments.dtl_tasks import MODALITIES, clips, moving, things
 from mmtutor.experiments.films_tasks import FRAMES, THINGS, TWICE, held, moving_things
-from mmtutor.experiments.films_tasks import films as draw
+from mmtutor.experiments.films_tasks import draw_films as draw
 from mmtutor.experiments.fusion_tasks import VENDORS
 
 
@@ -42,7 +42,7 @@ def tiny(monkeypatch):
 def model_of(row, recipe=dtl, width=4, dim=8):
     s = recipe.settings(row)
     if recipe is films:
-        return films_models.network(s, dim, width, films.CLASSES).eval(), s
+        return films_models.network(s, dim, width, films.ANSWERS).eval(), s
     return dtl_models.network(s, dim, width, dtl.CLASSES[s["question"]]).eval(), s
 
 

@@ -24,14 +24,14 @@ from .dtl import DECAY, DEFAULT, DIM, SIMPLE, WIDTH, answers, shown, varied
 from .dtl_tasks import MODALITIES, Things, things
 from .films_baselines import Colours
 from .films_models import EachClip, Frozen, Tokens, network, start_alike
-from .films_tasks import FRAMES, films, held, moving_things
+from .films_tasks import FRAMES, draw_films, held, moving_things
 
 RATES = {"find": 2e-3, "recall": 2e-3}
 BATCH = {"find": 32, "recall": 64}
 HIDDEN = {"find": None, "recall": "picture"}  # what a row does not see, unless it says otherwise
 STEPS = {"cpu": {"find": 600, "recall": 2000}, "gpu": {"find": 4000, "recall": 10000}}
 SEE = dict(steps={"cpu": 600, "gpu": 4000}, batch=64, rate=2e-3)  # before films
-CLASSES, TEMPERATURE, ALIKE, WINDOW = 2, 0.1, 4.0, 4
+ANSWERS, TEMPERATURE, ALIKE, WINDOW = 2, 0.1, 4.0, 4
 TIMES, TESTED = 4, 600  # how often what is seen is varied, films to test with
 
 NOTHING = dict(parts=(), exchange=None)
@@ -116,7 +116,7 @@ def fit(
     generator, where = runtime.seed_everything(seed), runtime.device()
     each_clip, frames = s["kind"] == "each clip", FRAMES[question]
     plays = nn.Linear(DIM, 2).to(where)
-    model = network(s | NOTHING if each_clip else s, DIM, WIDTH[scale], CLASSES).to(where)
+    model = network(s | NOTHING if each_clip else s, DIM, WIDTH[scale], ANSWERS).to(where)
     learn_to_see(model, plays, frames, steps["see"], generator, progress)
     if s["alike"]:
         start_alike(model, ALIKE)
@@ -128,7 +128,7 @@ def fit(
     tokens = Tokens(model.extractors, moving_things("train"), frames, vary, TIMES)
 
     def batch_loss(step: int) -> Tensor:
-        drawn = films(question, "train", BATCH[question], generator)
+        drawn = draw_films(question, "train", BATCH[question], generator)
         seen = tokens.seen(drawn, generator)
         y = seen.y.roll(1) if shuffle_pairs else seen.y
         return dual_task_loss(model(*shown(seen, s, where)), y.to(where), own=s["own"])
@@ -173,7 +173,7 @@ def score(model: nn.Module, row: str, part: str = "test") -> Figures:
     """
     s, figures, outcomes, groups = settings(row), {}, {}, {}
     for more, of in (("", part), (", known things", "train")):
-        drawn = films(s["question"], of, TESTED, torch.Generator().manual_seed(0))
+        drawn = draw_films(s["question"], of, TESTED, torch.Generator().manual_seed(0))
         if isinstance(model, nn.Module):
             said = answers(model, drawn.seen(), s)["both"].argmax(1).numpy()
         else:

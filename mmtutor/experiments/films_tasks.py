@@ -54,7 +54,7 @@ class Films:
         return Things({"picture": drawn, "animation": frames}, valid, self.y, self.item)
 
 
-def films(question: str, part: str, size: int, generator: torch.Generator) -> Films:
+def draw_films(question: str, part: str, size: int, generator: torch.Generator) -> Films:
     """String real clips together, and ask about one thing in the film.
 
     Args:
@@ -69,7 +69,7 @@ def films(question: str, part: str, size: int, generator: torch.Generator) -> Fi
         ValueError: for another question.
 
     Example:
-        >>> drawn = films("recall", "test", 5, torch.Generator().manual_seed(0))
+        >>> drawn = draw_films("recall", "test", 5, torch.Generator().manual_seed(0))
         >>> drawn.items.shape, drawn.seen().x["animation"].shape
         (torch.Size([5, 7]), torch.Size([5, 14, 6, 32, 32]))
     """
