@@ -107,7 +107,13 @@ ROWS = (
 ROWS |= {
     "group × moves, Bi-GRU, cross-modal Transformer": dict(
         question="group × moves", kind="pooled", join="cross-modal Transformer"
-    )
+    ),
+    "group × moves, animation, mean, plain frames": dict(
+        question="group × moves", kind="pooled", cell=None, hidden="picture", plain=True
+    ),
+    "motion, animation, mean, plain frames": dict(
+        question="motion", kind="pooled", cell=None, hidden="picture", plain=True
+    ),
 }
 
 
