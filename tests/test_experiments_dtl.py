@@ -8,7 +8,7 @@ from mmtutor.cross_modal import masked_mean
 from mmtutor.data import load_emoji, split
 from mmtutor.experiments import dtl, dtl_baselines, dtl_models, films, films_baselines, films_models, pairs
 from mmtutor.experiments.dtl_tasks import MODALITIES, clips, moving, things
-from mmtutor.experiments.films_tasks import FRAMES, THINGS, TWICE, held, moving_things
+from mmtutor.experiments.films_tasks import CLIPS, FRAMES, THINGS, held, moving_things
 from mmtutor.experiments.films_tasks import draw_films as draw
 from mmtutor.experiments.fusion_tasks import VENDORS
 
@@ -188,21 +188,21 @@ def test_an_unknown_row_is_an_error_that_names_the_known_ones(recipe):
 # Films
 
 
-@pytest.mark.parametrize("question", FRAMES)
+@pytest.mark.parametrize("question", THINGS)
 def test_a_film_has_things_of_different_families_of_one_side_that_move(question):
     drawn, side = draw(question, "test", 300, seed()), {*split("emoji-things").test}
     cast = [{*row} for row in drawn.items.tolist()]
-    assert all(len(row) == THINGS and row <= side for row in cast)
-    assert all(len({load_emoji().family[i] for i in row}) == THINGS for row in cast)
+    assert all(len(row) == THINGS[question] and row <= side for row in cast)
+    assert all(len({load_emoji().family[i] for i in row}) == THINGS[question] for row in cast)
     kind = load_emoji().motion_names
     assert all(kind[moving()[1][i]] != "in place" for row in cast for i in row)
     assert (drawn.items == drawn.item[:, None]).any(1).all() and 0.4 < drawn.y.double().mean() < 0.6
 
 
-@pytest.mark.parametrize("question", FRAMES)
+@pytest.mark.parametrize("question", THINGS)
 def test_clips_play_or_are_held_and_frames_say_so(question):
     drawn = draw(question, "test", 100, seed())
-    changes = drawn.seen().x["animation"][:, :, 3:].unflatten(1, (-1, FRAMES[question])).abs()
+    changes = drawn.seen().x["animation"][:, :, 3:].unflatten(1, (-1, FRAMES)).abs()
     assert torch.equal(changes.amax((2, 3, 4, 5)) > 0, drawn.played)
 
 
@@ -210,18 +210,18 @@ def test_the_thing_of_the_picture_may_be_anywhere_and_its_clip_is_the_answer():
     drawn = draw("find", "test", 300, seed())
     asked = drawn.items == drawn.item[:, None]
     assert torch.equal(drawn.played[asked].long(), drawn.y)
-    assert (asked.sum(0) > 70).all()
+    assert (asked.sum(0) > 30).all()
 
 
 def test_things_come_twice_and_the_later_clip_of_the_last_thing_is_the_answer():
     drawn = draw("recall", "test", 300, seed())
-    assert drawn.items.shape == (300, TWICE + 1) and not drawn.played[:, -1].any()
+    assert drawn.items.shape == (300, CLIPS + 1) and not drawn.played[:, -1].any()
     assert torch.equal(drawn.items[:, -1], drawn.item)
     gaps = []
     for items, played, item, y in zip(drawn.items, drawn.played, drawn.item, drawn.y, strict=True):
-        before = [k for k in range(TWICE) if items[k] == item]
+        before = [k for k in range(CLIPS) if items[k] == item]
         assert len(before) == 2 and played[before[-1]] == y
-        gaps.append(TWICE - before[-1])
+        gaps.append(CLIPS - before[-1])
     assert {*gaps} == {1, 2, 3, 4, 5} and gaps.count(1) < 150
 
 
@@ -241,7 +241,7 @@ def test_a_row_of_films_gives_its_figures(row):
 def test_tokens_that_are_kept_are_those_of_pictures_and_clips_unchanged():
     model, _ = model_of("find, DTL", films)
     items = moving_things("test")
-    tokens = films_models.Tokens(model.extractors, items, FRAMES["find"], lambda seen: seen, 1)
+    tokens = films_models.Tokens(model.extractors, items, lambda seen: seen, 1)
     drawn = draw("find", "test", 5, seed())
     kept, seen = tokens.seen(drawn, seed()), drawn.seen()
     for m, extract in zip(MODALITIES, model.extractors, strict=True):
@@ -278,15 +278,15 @@ def test_what_compares_begins_with_inner_products(row):
         assert torch.equal(parts["long"].W_r.weight, 4 * parts["long"].W_v.weight)
 
 
-@pytest.mark.parametrize("question", FRAMES)
+@pytest.mark.parametrize("question", THINGS)
 def test_a_baseline_reads_each_clip_by_itself(question):
-    model, _ = model_of(f"{question}, DTL, only composition", films)
-    one = films_models.EachClip(model, 8, FRAMES[question], 5.0).eval()
+    model, _ = model_of(f"{question}, DTL", films)
+    one = films_models.EachClip(model, 8, 5.0).eval()
     torch.nn.init.constant_(one.recency, 0.3)
     seen = draw(question, "test", 3, seed()).seen()
     with torch.no_grad():
         clips = []
-        for clip in seen.x["animation"].split(FRAMES[question], 1):
+        for clip in seen.x["animation"].split(FRAMES, 1):
             tokens, valid = one.extractors[1](clip)
             clips.append(masked_mean(one.rnns[1](tokens, valid), valid))
         tokens, valid = one.extractors[0](seen.x["picture"])
@@ -304,8 +304,7 @@ def test_all_networks_of_a_seed_have_learnt_to_see_alike():
 
 
 def test_what_is_hidden_in_a_film_changes_nothing():
-    rows = {"find, DTL, no picture": "picture", "find, DTL, no film": "animation", "recall, DTL": "picture"}
-    for row, m in rows.items():
+    for row, m in (("find, DTL, no picture", "picture"), ("recall, DTL", "picture")):
         model, s = films.fit(row, 0), films.settings(row)
         seen = draw(s["question"], "test", 4, seed()).seen()
         before = dtl.answers(model, seen, s)["both"]
@@ -321,7 +320,7 @@ def test_colours_are_those_of_the_ink_and_find_a_picture_among_others():
     assert h[0].argmax() == 3 and h[1].argmax() == 48
     drawn = draw("find", "test", 300, seed())
     right = (films_baselines.Colours().answers(drawn) == drawn.y.numpy()).mean()
-    assert right > 0.78  # counting has 0.75
+    assert right > 0.72  # counting has 0.66
     drawn = draw("recall", "test", 100, seed())
     assert (films_baselines.Colours().answers(drawn) == drawn.y.numpy()).all()  # the same frame again
 
@@ -329,7 +328,7 @@ def test_colours_are_those_of_the_ink_and_find_a_picture_among_others():
 @pytest.mark.parametrize("hard", [True, False])
 def test_redundancy_is_that_of_what_the_exchange_compares_and_of_what_it_gives(hard):
     model, _ = model_of(f"find, DTL, only {'hard ' * hard}exchange", films)
-    seen = things("motion", "test", frames=4).at(torch.arange(20))
+    seen = things("motion", "test", frames=FRAMES).at(torch.arange(20))
     found = films.redundancy(model, seen)
     tokens, valid = model.tokens(seen.x)
     order = torch.randperm(20, generator=seed())

@@ -42,13 +42,11 @@ KINDS = {
     "each clip": dict(kind="each clip"),
     "Bi-GRU, mean": SIMPLE["Bi-GRU, concat"],
     "Bi-GRU, last": SIMPLE["Bi-GRU, concat"] | dict(pool="last"),
-    "Bi-GRU, low-rank": SIMPLE["Bi-GRU, low-rank"],
     "cross-modal Transformer": TRANSFORMER,
     "cross-modal Transformer, at random": TRANSFORMER | dict(alike=False),
     "DTL": {},
     "DTL, at random": dict(alike=False),
     "DTL, no picture": dict(hidden="picture"),
-    "DTL, no film": dict(hidden="animation"),
     "DTL, with picture": dict(hidden=None),
     "DTL, with picture, without memories": dict(hidden=None, parts=LOOKS),
     "DTL, without exchange": dict(exchange=None),
@@ -62,14 +60,13 @@ KINDS = {
     "DTL, only long, no recurrence": NOTHING | dict(parts=("long",), cell=None),
 } | {f"DTL, only {part}": NOTHING | dict(parts=(part,)) for part in PARTS}
 BOTH = ("colours", "each clip", "Bi-GRU, mean", "cross-modal Transformer", "DTL", "DTL, at random")
-BOTH += ("DTL, only composition",)
 ASKED = {
-    "find": (*BOTH, "Bi-GRU, low-rank", "cross-modal Transformer, at random")
-    + ("DTL, no picture", "DTL, no film", "DTL, without exchange", "DTL, only exchange")
-    + ("DTL, only hard exchange", "DTL, only inter", "DTL, only hierarchical"),
+    "find": (*BOTH, "cross-modal Transformer, at random", "DTL, no picture", "DTL, without exchange")
+    + ("DTL, only exchange", "DTL, only hard exchange")
+    + ("DTL, only inter", "DTL, only composition", "DTL, only hierarchical"),
     "recall": (*BOTH, "Bi-GRU, last", "DTL, without memories", "DTL, without short", "DTL, without long")
     + ("DTL, only short", "DTL, only short, wide", "DTL, only short, wide, no recurrence")
-    + ("DTL, only long", "DTL, only long, no recurrence", "DTL, only hierarchical")
+    + ("DTL, only long", "DTL, only long, no recurrence")
     + ("DTL, with picture", "DTL, with picture, without memories"),
 }
 ROWS = {
@@ -114,18 +111,18 @@ def fit(
         return Colours()
     question, steps = s["question"], steps or {"see": SEE["steps"][scale], **STEPS[scale]}
     generator, where = runtime.seed_everything(seed), runtime.device()
-    each_clip, frames = s["kind"] == "each clip", FRAMES[question]
+    each_clip = s["kind"] == "each clip"
     plays = nn.Linear(DIM, 2).to(where)
     model = network(s | NOTHING if each_clip else s, DIM, WIDTH[scale], ANSWERS).to(where)
-    learn_to_see(model, plays, frames, steps["see"], generator, progress)
+    learn_to_see(model, plays, steps["see"], generator, progress)
     if s["alike"]:
         start_alike(model, ALIKE)
     for m, extractor in enumerate(model.extractors):
         model.extractors[m] = Frozen(extractor)
     if each_clip:
-        model = EachClip(model, DIM, frames, 1 / TEMPERATURE).to(where)
+        model = EachClip(model, DIM, 1 / TEMPERATURE).to(where)
     vary = partial(varied, generator=generator)
-    tokens = Tokens(model.extractors, moving_things("train"), frames, vary, TIMES)
+    tokens = Tokens(model.extractors, moving_things("train"), vary, TIMES)
 
     def batch_loss(step: int) -> Tensor:
         drawn = draw_films(question, "train", BATCH[question], generator)
@@ -142,7 +139,6 @@ def fit(
 def learn_to_see(
     model: nn.Module,
     plays: nn.Module,
-    frames: int,
     steps: int,
     generator: torch.Generator,
     progress: bool = False,
@@ -152,7 +148,7 @@ def learn_to_see(
     Half of the clips are held. The loss is chapter 06's between a picture and a clip of one thing, so that
     they know things, and the cross-entropy of ``plays``, so that they do not forget what plays.
     """
-    side, where = things("motion", "train", frames=frames), next(model.parameters()).device
+    side, where = things("motion", "train", frames=FRAMES), next(model.parameters()).device
 
     def batch_loss(step: int) -> Tensor:
         seen = varied(side.at(torch.randint(len(side.y), (SEE["batch"],), generator=generator)), generator)
@@ -183,7 +179,7 @@ def score(model: nn.Module, row: str, part: str = "test") -> Figures:
     if isinstance(model, nn.Module):
         figures["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if getattr(model, "exchange", None) is not None:
-        figures |= redundancy(model, things("motion", part, frames=FRAMES[s["question"]]))
+        figures |= redundancy(model, things("motion", part, frames=FRAMES))
     return Figures(figures, outcomes=outcomes, groups=groups)
 
 

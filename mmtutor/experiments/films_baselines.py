@@ -5,7 +5,7 @@ import numpy as np
 from mmtutor.data import load_emoji
 
 from .dtl_tasks import moving
-from .films_tasks import TWICE, Films
+from .films_tasks import CLIPS, Films
 from .fusion_tasks import VENDORS
 
 LEVELS = 4  # of each colour
@@ -20,12 +20,12 @@ class Colours:
     def answers(self, drawn: Films) -> np.ndarray:
         emoji, clip = load_emoji(), moving()[0]
         shown = np.stack([emoji.pictures(name) for name in VENDORS])[drawn.vendor, drawn.item]
-        items = drawn.items[:, :TWICE].flip(1)
-        if drawn.items.shape[1] > TWICE:
+        items = drawn.items[:, :CLIPS].flip(1)
+        if drawn.items.shape[1] > CLIPS:
             shown = emoji.videos[clip[drawn.items[:, -1]], 0]
         frames = emoji.videos[clip[items], 0]
         alike = np.minimum(histogram(shown)[:, None], histogram(frames)).sum(2)
-        played = drawn.played[:, :TWICE].flip(1).numpy()
+        played = drawn.played[:, :CLIPS].flip(1).numpy()
         return played[np.arange(len(alike)), alike.argmax(1)].astype(int)
 
 

@@ -14,7 +14,7 @@ from mmtutor.encoders import pixels
 
 from . import dtl_models
 from .dtl_tasks import MODALITIES, Things, clips, moving
-from .films_tasks import TWICE, Films, held
+from .films_tasks import CLIPS, FRAMES, Films, held
 from .fusion_tasks import VENDORS
 
 SEGMENT = 3  # frames that hierarchical attention takes together
@@ -41,9 +41,9 @@ class EachClip(nn.Module):
     where things come more than once.
     """
 
-    def __init__(self, model: nn.Module, dim: int, frames: int, sharpness: float):
+    def __init__(self, model: nn.Module, dim: int, sharpness: float):
         super().__init__()
-        self.extractors, self.rnns, self.frames = model.extractors, model.rnns, frames
+        self.extractors, self.rnns = model.extractors, model.rnns
         self.sharpness, self.recency = nn.Parameter(torch.tensor(sharpness)), nn.Parameter(torch.tensor(0.0))
         layers = [nn.LayerNorm(dim), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, 2)]
         self.head = nn.Sequential(*layers)
@@ -51,10 +51,10 @@ class EachClip(nn.Module):
     def forward(self, inputs: dict[str, Tensor], valid: dict[str, Tensor] | None = None) -> DTLOutput:
         asked, animation = (inputs[m] for m in MODALITIES)
         asked = self.read(0, asked)
-        clips = self.read(1, animation.unflatten(1, (-1, self.frames)).flatten(0, 1))
+        clips = self.read(1, animation.unflatten(1, (-1, FRAMES)).flatten(0, 1))
         clips = clips.unflatten(0, (len(asked), -1))
-        if clips.shape[1] > TWICE:
-            clips, asked = clips[:, :TWICE], clips[:, TWICE]
+        if clips.shape[1] > CLIPS:
+            clips, asked = clips[:, :CLIPS], clips[:, CLIPS]
         alike = F.cosine_similarity(asked[:, None], clips, dim=2)
         number = torch.arange(clips.shape[1], device=clips.device)
         weights = (self.sharpness * alike + self.recency * number).softmax(1)
@@ -125,17 +125,16 @@ class Tokens:
     Args:
         extractors: of pictures and of animations.
         items: whose.
-        frames: of a clip.
         vary: changes pictures and clips a little.
         times: how often.
     """
 
     @torch.no_grad()
-    def __init__(self, extractors: nn.ModuleList, items: np.ndarray, frames: int, vary: Callable, times: int):
+    def __init__(self, extractors: nn.ModuleList, items: np.ndarray, vary: Callable, times: int):
         emoji, where = load_emoji(), next(extractors.parameters()).device
         self.row = torch.full((len(emoji.names),), -1)
         self.row[items] = torch.arange(len(items))
-        animation = clips(frames)[moving()[0][items]]
+        animation = clips(FRAMES)[moving()[0][items]]
         of_pictures, of_clips = [], []
         for _ in range(times):
             for vendor in VENDORS:

@@ -1,8 +1,8 @@
 """Chapter 11, films: real clips strung together, a picture, and one question that only the whole answers.
 
-Each clip, by lot, is played or held at its first frame. *Find*: the picture is of one of three things in the
-film, by another vendor. Does that thing's clip play? *Recall*: three things come twice each, and at the end
-one of them once more, held. Did it play when it was last here?
+Each of six clips, by lot, is played or held at its first frame. *Find*: the picture is of one of six things
+in the film, by another vendor. Does that thing's clip play? *Recall*: three things come twice each, and at
+the end one of them once more, held. Did it play when it was last here?
 """
 
 from dataclasses import dataclass
@@ -19,9 +19,8 @@ from .cross_modal_tasks import apart, with_change
 from .dtl_tasks import Things, clips, moving
 from .fusion_tasks import VENDORS
 
-THINGS = 3  # of a film
-TWICE = 2 * THINGS
-FRAMES = {"find": 4, "recall": 2}  # of a clip
+CLIPS, FRAMES = 6, 2  # of a film, of a clip
+THINGS = {"find": CLIPS, "recall": CLIPS // 2}  # of a film
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,6 @@ class Films:
         item: the thing of the picture, ``(N,)``.
         vendor: who drew the picture, a number in ``VENDORS``, ``(N,)``.
         y: whether the clip that is asked about plays, 0 or 1, ``(N,)``.
-        frames: of each clip.
     """
 
     items: Int64[Tensor, "films clips"]
@@ -42,13 +40,12 @@ class Films:
     item: Int64[Tensor, "films"]
     vendor: Int64[Tensor, "films"]
     y: Int64[Tensor, "films"]
-    frames: int
 
     def seen(self) -> Things:
-        """Return the pictures and the films, ``(N, P * frames, 6, 32, 32)``."""
+        """Return the pictures and the films, ``(N, P * FRAMES, 6, 32, 32)``."""
         pictures = np.stack([load_emoji().pictures(name) for name in VENDORS])
         drawn = pixels(pictures[self.vendor.numpy(), self.item.numpy()])
-        frames = clips(self.frames)[torch.tensor(moving()[0])[self.items]]
+        frames = clips(FRAMES)[torch.tensor(moving()[0])[self.items]]
         frames = torch.where(self.played[..., None, None, None, None], frames, held(frames)).flatten(1, 2)
         valid = {"picture": torch.ones(len(drawn)).bool(), "animation": torch.ones(frames.shape[:2]).bool()}
         return Things({"picture": drawn, "animation": frames}, valid, self.y, self.item)
@@ -58,9 +55,9 @@ def draw_films(question: str, part: str, size: int, generator: torch.Generator) 
     """String real clips together, and ask about one thing in the film.
 
     Args:
-        question: ``"find"``: three clips; the picture is of one of the three. ``"recall"``: six clips, two of
-            each thing, and a seventh, held, of the thing that is asked about and that the picture shows; what
-            counts is the later of its two clips.
+        question: ``"find"``: six things come once; the picture is of one of them. ``"recall"``: three things
+            come twice, and a seventh clip, held, is of the one that is asked about and that the picture
+            shows; what counts is the later of its two clips.
         part: of the split, see `things`.
         size: how many films.
         generator: of what is drawn.
@@ -73,22 +70,19 @@ def draw_films(question: str, part: str, size: int, generator: torch.Generator) 
         >>> drawn.items.shape, drawn.seen().x["animation"].shape
         (torch.Size([5, 7]), torch.Size([5, 14, 6, 32, 32]))
     """
-    if question not in FRAMES:
-        raise ValueError(f"question: expected one of {', '.join(FRAMES)}; found {question!r}")
-    cast = apart(moving_things(part), size, THINGS, generator)
-    asked = torch.randint(THINGS, (size, 1), generator=generator)
+    if question not in THINGS:
+        raise ValueError(f"question: expected one of {', '.join(THINGS)}; found {question!r}")
+    things = THINGS[question]
+    cast = apart(moving_things(part), size, things, generator)
+    asked = torch.randint(things, (size, 1), generator=generator)
     vendor = torch.randint(len(VENDORS), (size,), generator=generator)
-    item = cast.gather(1, asked)
-    if question == "find":
-        items, played, clip = cast, torch.rand(size, THINGS, generator=generator) < 0.5, asked
-    else:
-        order = torch.rand(size, TWICE, generator=generator).argsort(1) % THINGS
-        played = torch.rand(size, TWICE, generator=generator) < 0.5
-        clip = TWICE - 1 - (order.flip(1) == asked).int().argmax(1, keepdim=True)  # the later one
-        items = torch.cat([cast.gather(1, order), item], 1)
-        played = torch.cat([played, torch.zeros(size, 1).bool()], 1)
+    item, order = cast.gather(1, asked), torch.rand(size, CLIPS, generator=generator).argsort(1) % things
+    items, played = cast.gather(1, order), torch.rand(size, CLIPS, generator=generator) < 0.5
+    clip = CLIPS - 1 - (order.flip(1) == asked).int().argmax(1, keepdim=True)  # the latest
     y = played.gather(1, clip)[:, 0].long()
-    return Films(items, played, item[:, 0], vendor, y, FRAMES[question])
+    if question == "recall":
+        items, played = torch.cat([items, item], 1), torch.cat([played, torch.zeros(size, 1).bool()], 1)
+    return Films(items, played, item[:, 0], vendor, y)
 
 
 def moving_things(part: str) -> np.ndarray:
