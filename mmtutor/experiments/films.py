@@ -24,7 +24,7 @@ from .dtl import DECAY, DEFAULT, DIM, SIMPLE, WIDTH, answers, shown, varied
 from .dtl_tasks import MODALITIES, Things, things
 from .films_baselines import Colours
 from .films_models import EachClip, Frozen, Tokens, network, start_alike
-from .films_tasks import FRAMES, draw_films, held, moving_things
+from .films_tasks import CLIPS, FRAMES, draw_films, held, moving_things
 
 RATES = {"find": 2e-3, "recall": 2e-3}
 BATCH = {"find": 32, "recall": 64}
@@ -32,6 +32,7 @@ HIDDEN = {"find": None, "recall": "picture"}  # what a row does not see, unless 
 STEPS = {"cpu": {"find": 600, "recall": 2000}, "gpu": {"find": 4000, "recall": 10000}}
 SEE = dict(steps={"cpu": 600, "gpu": 4000}, batch=64, rate=2e-3)  # before films
 ANSWERS, TEMPERATURE, ALIKE, WINDOW = 2, 0.1, 4.0, 4
+WIDE = FRAMES * (CLIPS["recall"] + 1)  # a window over the whole film
 TIMES, TESTED = 4, 600  # how often what is seen is varied, films to test with
 
 NOTHING = dict(parts=(), exchange=None)
@@ -55,8 +56,8 @@ KINDS = {
     "DTL, without long": dict(parts=(*LOOKS, "short")),
     "DTL, only exchange": dict(parts=()),
     "DTL, only hard exchange": dict(parts=(), exchange="hard"),
-    "DTL, only short, wide": NOTHING | dict(parts=("short",), window=14),
-    "DTL, only short, wide, no recurrence": NOTHING | dict(parts=("short",), window=14, cell=None),
+    "DTL, only short, wide": NOTHING | dict(parts=("short",), window=WIDE),
+    "DTL, only short, wide, no recurrence": NOTHING | dict(parts=("short",), window=WIDE, cell=None),
     "DTL, only long, no recurrence": NOTHING | dict(parts=("long",), cell=None),
 } | {f"DTL, only {part}": NOTHING | dict(parts=(part,)) for part in PARTS}
 BOTH = ("colours", "each clip", "Bi-GRU, mean", "cross-modal Transformer", "DTL", "DTL, at random")

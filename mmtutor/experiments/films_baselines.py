@@ -5,7 +5,7 @@ import numpy as np
 from mmtutor.data import load_emoji
 
 from .dtl_tasks import moving
-from .films_tasks import CLIPS, Films
+from .films_tasks import THINGS, Films
 from .fusion_tasks import VENDORS
 
 LEVELS = 4  # of each colour
@@ -20,12 +20,13 @@ class Colours:
     def answers(self, drawn: Films) -> np.ndarray:
         emoji, clip = load_emoji(), moving()[0]
         shown = np.stack([emoji.pictures(name) for name in VENDORS])[drawn.vendor, drawn.item]
-        items = drawn.items[:, :CLIPS].flip(1)
-        if drawn.items.shape[1] > CLIPS:
-            shown = emoji.videos[clip[drawn.items[:, -1]], 0]
+        items, played = drawn.items, drawn.played
+        if items.shape[1] > THINGS:
+            shown = emoji.videos[clip[items[:, -1]], 0]
+            items, played = items[:, :-1], played[:, :-1]
+        items, played = items.flip(1), played.flip(1).numpy()  # of two that are as like, the later one
         frames = emoji.videos[clip[items], 0]
         alike = np.minimum(histogram(shown)[:, None], histogram(frames)).sum(2)
-        played = drawn.played[:, :CLIPS].flip(1).numpy()
         return played[np.arange(len(alike)), alike.argmax(1)].astype(int)
 
 

@@ -14,7 +14,7 @@ from mmtutor.encoders import pixels
 
 from . import dtl_models
 from .dtl_tasks import MODALITIES, Things, clips, moving
-from .films_tasks import CLIPS, FRAMES, Films, held
+from .films_tasks import FRAMES, THINGS, Films, held
 from .fusion_tasks import VENDORS
 
 SEGMENT = 3  # frames that hierarchical attention takes together
@@ -53,8 +53,8 @@ class EachClip(nn.Module):
         asked = self.read(0, asked)
         clips = self.read(1, animation.unflatten(1, (-1, FRAMES)).flatten(0, 1))
         clips = clips.unflatten(0, (len(asked), -1))
-        if clips.shape[1] > CLIPS:
-            clips, asked = clips[:, :CLIPS], clips[:, CLIPS]
+        if clips.shape[1] > THINGS:
+            clips, asked = clips[:, :-1], clips[:, -1]
         alike = F.cosine_similarity(asked[:, None], clips, dim=2)
         number = torch.arange(clips.shape[1], device=clips.device)
         weights = (self.sharpness * alike + self.recency * number).softmax(1)

@@ -1,8 +1,8 @@
 """Chapter 11, films: real clips strung together, a picture, and one question that only the whole answers.
 
-Each of six clips, by lot, is played or held at its first frame. *Find*: the picture is of one of six things
-in the film, by another vendor. Does that thing's clip play? *Recall*: three things come twice each, and at
-the end one of them once more, held. Did it play when it was last here?
+Six things are in a film, and each clip, by lot, is played or held at its first frame. *Find*: the picture is
+of one of them, by another vendor. Does its clip play? *Recall*: all come twice, in any order, and at the end
+one of them once more, held. Did it play when it was last here?
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ from .cross_modal_tasks import apart, with_change
 from .dtl_tasks import Things, clips, moving
 from .fusion_tasks import VENDORS
 
-CLIPS, FRAMES = 6, 2  # of a film, of a clip
-THINGS = {"find": CLIPS, "recall": CLIPS // 2}  # of a film
+THINGS, FRAMES = 6, 2  # of a film, of a clip
+CLIPS = {"find": THINGS, "recall": 2 * THINGS}  # that may be asked about
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,9 @@ def draw_films(question: str, part: str, size: int, generator: torch.Generator) 
     """String real clips together, and ask about one thing in the film.
 
     Args:
-        question: ``"find"``: six things come once; the picture is of one of them. ``"recall"``: three things
-            come twice, and a seventh clip, held, is of the one that is asked about and that the picture
-            shows; what counts is the later of its two clips.
+        question: ``"find"``: each thing comes once; the picture is of one of them. ``"recall"``: each comes
+            twice, and a last clip, held, is of the one that is asked about and that the picture shows; what
+            counts is the later of its two clips.
         part: of the split, see `things`.
         size: how many films.
         generator: of what is drawn.
@@ -68,17 +68,17 @@ def draw_films(question: str, part: str, size: int, generator: torch.Generator) 
     Example:
         >>> drawn = draw_films("recall", "test", 5, torch.Generator().manual_seed(0))
         >>> drawn.items.shape, drawn.seen().x["animation"].shape
-        (torch.Size([5, 7]), torch.Size([5, 14, 6, 32, 32]))
+        (torch.Size([5, 13]), torch.Size([5, 26, 6, 32, 32]))
     """
-    if question not in THINGS:
-        raise ValueError(f"question: expected one of {', '.join(THINGS)}; found {question!r}")
-    things = THINGS[question]
-    cast = apart(moving_things(part), size, things, generator)
-    asked = torch.randint(things, (size, 1), generator=generator)
+    if question not in CLIPS:
+        raise ValueError(f"question: expected one of {', '.join(CLIPS)}; found {question!r}")
+    count = CLIPS[question]
+    cast = apart(moving_things(part), size, THINGS, generator)
+    asked = torch.randint(THINGS, (size, 1), generator=generator)
     vendor = torch.randint(len(VENDORS), (size,), generator=generator)
-    item, order = cast.gather(1, asked), torch.rand(size, CLIPS, generator=generator).argsort(1) % things
-    items, played = cast.gather(1, order), torch.rand(size, CLIPS, generator=generator) < 0.5
-    clip = CLIPS - 1 - (order.flip(1) == asked).int().argmax(1, keepdim=True)  # the latest
+    item, order = cast.gather(1, asked), torch.rand(size, count, generator=generator).argsort(1) % THINGS
+    items, played = cast.gather(1, order), torch.rand(size, count, generator=generator) < 0.5
+    clip = count - 1 - (order.flip(1) == asked).int().argmax(1, keepdim=True)  # the latest
     y = played.gather(1, clip)[:, 0].long()
     if question == "recall":
         items, played = torch.cat([items, item], 1), torch.cat([played, torch.zeros(size, 1).bool()], 1)
