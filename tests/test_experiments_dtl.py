@@ -202,7 +202,8 @@ def test_a_film_has_things_of_different_families_of_one_side_that_move(question)
 @pytest.mark.parametrize("question", CLIPS)
 def test_clips_play_or_are_held_and_frames_say_so(question):
     drawn = draw(question, "test", 100, seed())
-    changes = drawn.seen().x["animation"][:, :, 3:].unflatten(1, (-1, FRAMES)).abs()
+    frames = drawn.seen().x["animation"][:, : FRAMES * CLIPS[question]]
+    changes = frames[:, :, 3:].unflatten(1, (-1, FRAMES)).abs()
     assert torch.equal(changes.amax((2, 3, 4, 5)) > 0, drawn.played)
 
 
@@ -215,14 +216,28 @@ def test_the_thing_of_the_picture_may_be_anywhere_and_its_clip_is_the_answer():
 
 def test_things_come_twice_and_the_later_clip_of_the_last_thing_is_the_answer():
     drawn, count = draw("recall", "test", 300, seed()), CLIPS["recall"]
-    assert drawn.items.shape == (300, count + 1) and not drawn.played[:, -1].any()
-    assert torch.equal(drawn.items[:, -1], drawn.item)
+    assert drawn.items.shape == (300, count)
     gaps = []
     for items, played, item, y in zip(drawn.items, drawn.played, drawn.item, drawn.y, strict=True):
-        before = [k for k in range(count) if items[k] == item]
-        assert len(before) == 2 and played[before[-1]] == y
-        gaps.append(count - before[-1])
+        both = [k for k in range(count) if items[k] == item]
+        assert len(both) == 2 and played[both[-1]] == y
+        gaps.append(count - both[-1])
     assert {*range(1, 8)} <= {*gaps} and gaps.count(1) < 100
+    x = drawn.seen().x["animation"]
+    assert x.shape[1] == count * FRAMES + 1 and not x[:, -1, 3:].any()  # a frame in which nothing changes
+    for film, items, item in zip(x[:20], drawn.items, drawn.item, strict=False):
+        like = [torch.equal(film[k * FRAMES, :3], film[-1, :3]) for k in range(count)]
+        assert like == (items == item).tolist()
+
+
+def test_accuracy_is_split_by_whether_both_clips_agree(monkeypatch):
+    monkeypatch.setattr(films, "TESTED", 40)
+    figures = films.run("recall, Bi-GRU, last", 0)
+    drawn = draw("recall", "test", films.TESTED, seed())
+    earlier, later = drawn.played[drawn.items == drawn.item[:, None]].view(-1, 2).T
+    agree = (earlier == later).double().mean().item()
+    parts = (figures["accuracy, clips agree"], figures["accuracy, clips differ"])
+    assert figures.outcomes["accuracy"].mean() == pytest.approx(agree * parts[0] + (1 - agree) * parts[1])
 
 
 def test_an_unknown_film_is_an_error():
@@ -238,11 +253,12 @@ def test_a_row_of_films_gives_its_figures(row):
     assert ("parameters" in figures) == ("deterministic" not in films.ROWS[row])
 
 
-def test_tokens_that_are_kept_are_those_of_pictures_and_clips_unchanged():
-    model, _ = model_of("find, DTL", films)
+@pytest.mark.parametrize("question", CLIPS)
+def test_tokens_that_are_kept_are_those_of_pictures_and_clips_unchanged(question):
+    model, _ = model_of(f"{question}, DTL", films)
     items = moving_things("test")
     tokens = films_models.Tokens(model.extractors, items, lambda seen: seen, 1)
-    drawn = draw("find", "test", 5, seed())
+    drawn = draw(question, "test", 5, seed())
     kept, seen = tokens.seen(drawn, seed()), drawn.seen()
     for m, extract in zip(MODALITIES, model.extractors, strict=True):
         assert torch.allclose(kept.x[m], extract(seen.x[m])[0], atol=1e-5)

@@ -32,7 +32,7 @@ HIDDEN = {"find": None, "recall": "picture"}  # what a row does not see, unless 
 STEPS = {"cpu": {"find": 600, "recall": 2000}, "gpu": {"find": 4000, "recall": 10000}}
 SEE = dict(steps={"cpu": 600, "gpu": 4000}, batch=64, rate=2e-3)  # before films
 ANSWERS, TEMPERATURE, ALIKE, WINDOW = 2, 0.1, 4.0, 4
-WIDE = FRAMES * (CLIPS["recall"] + 1)  # a window over the whole film
+WIDE = FRAMES * CLIPS["recall"] + 1  # a window over the whole film
 TIMES, TESTED = 4, 600  # how often what is seen is varied, films to test with
 
 NOTHING = dict(parts=(), exchange=None)
@@ -43,6 +43,7 @@ KINDS = {
     "each clip": dict(kind="each clip"),
     "Bi-GRU, mean": SIMPLE["Bi-GRU, concat"],
     "Bi-GRU, last": SIMPLE["Bi-GRU, concat"] | dict(pool="last"),
+    "GRU, last": SIMPLE["Bi-GRU, concat"] | dict(pool="last", bidirectional=False),
     "cross-modal Transformer": TRANSFORMER,
     "cross-modal Transformer, at random": TRANSFORMER | dict(alike=False),
     "DTL": {},
@@ -66,7 +67,7 @@ ASKED = {
     "find": (*BOTH, "cross-modal Transformer, at random", "DTL, no picture", "DTL, without exchange")
     + ("DTL, only exchange", "DTL, only hard exchange")
     + ("DTL, only inter", "DTL, only composition", "DTL, only hierarchical"),
-    "recall": (*BOTH, "Bi-GRU, last", "DTL, wide")
+    "recall": (*BOTH, "Bi-GRU, last", "GRU, last", "DTL, wide")
     + ("DTL, without memories", "DTL, without short", "DTL, without long")
     + ("DTL, only short", "DTL, only short, wide", "DTL, only short, wide, no recurrence")
     + ("DTL, only long", "DTL, only long, no recurrence")
@@ -168,7 +169,9 @@ def learn_to_see(
 def score(model: nn.Module, row: str, part: str = "test") -> Figures:
     """Return a model's figures: accuracy on things never seen, and on training things in films never seen.
 
-    Parameters are those that were trained. Of networks with an exchange, see also `redundancy`.
+    Parameters are those that were trained. Of networks with an exchange, see also `redundancy`. In recall,
+    also accuracy where both clips of the thing are alike and where they differ: who cannot tell which of them
+    came later gets half of the latter.
     """
     s, figures, outcomes, groups = settings(row), {}, {}, {}
     for more, of in (("", part), (", known things", "train")):
@@ -179,6 +182,10 @@ def score(model: nn.Module, row: str, part: str = "test") -> Figures:
             said = model.answers(drawn)
         outcomes[f"accuracy{more}"] = (said == drawn.y.numpy()).astype(float)
         groups[f"accuracy{more}"] = load_emoji().family[drawn.item]
+        if drawn.again and not more:
+            earlier, later = drawn.played[drawn.items == drawn.item[:, None]].view(-1, 2).T
+            for name, some in (("agree", earlier == later), ("differ", earlier != later)):
+                figures[f"accuracy, clips {name}"] = outcomes["accuracy"][some.numpy()].mean()
     if isinstance(model, nn.Module):
         figures["parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     if getattr(model, "exchange", None) is not None:

@@ -5,7 +5,7 @@ import numpy as np
 from mmtutor.data import load_emoji
 
 from .dtl_tasks import moving
-from .films_tasks import THINGS, Films
+from .films_tasks import Films
 from .fusion_tasks import VENDORS
 
 LEVELS = 4  # of each colour
@@ -14,17 +14,15 @@ LEVELS = 4  # of each colour
 class Colours:
     """The latest clip whose first frame has most of the colours of what is shown: does it play?
 
-    What is shown is the picture, or the last clip where things come more than once.
+    What is shown is the picture, or the single frame at the end, if there is one.
     """
 
     def answers(self, drawn: Films) -> np.ndarray:
         emoji, clip = load_emoji(), moving()[0]
         shown = np.stack([emoji.pictures(name) for name in VENDORS])[drawn.vendor, drawn.item]
-        items, played = drawn.items, drawn.played
-        if items.shape[1] > THINGS:
-            shown = emoji.videos[clip[items[:, -1]], 0]
-            items, played = items[:, :-1], played[:, :-1]
-        items, played = items.flip(1), played.flip(1).numpy()  # of two that are as like, the later one
+        if drawn.again:
+            shown = emoji.videos[clip[drawn.item], 0]
+        items, played = drawn.items.flip(1), drawn.played.flip(1).numpy()  # of two as like, the later one
         frames = emoji.videos[clip[items], 0]
         alike = np.minimum(histogram(shown)[:, None], histogram(frames)).sum(2)
         return played[np.arange(len(alike)), alike.argmax(1)].astype(int)

@@ -14,7 +14,7 @@ from mmtutor.encoders import pixels
 
 from . import dtl_models
 from .dtl_tasks import MODALITIES, Things, clips, moving
-from .films_tasks import FRAMES, THINGS, Films, held
+from .films_tasks import FRAMES, Films, held
 from .fusion_tasks import VENDORS
 
 SEGMENT = 3  # frames that hierarchical attention takes together
@@ -37,8 +37,8 @@ class EachClip(nn.Module):
     r"""A baseline that is told where clips begin, and reads each clip by itself as in `learn_to_see`.
 
     Clips are weighted by how like they are to what is asked, :math:`\beta\cos+\lambda k` with the number
-    :math:`k` of the clip, and a small network reads the weighted mean. Asked is the picture, or the last clip
-    where things come more than once.
+    :math:`k` of the clip, and a small network reads the weighted mean. Asked is the picture, or the single
+    frame at the end, if there is one.
     """
 
     def __init__(self, model: nn.Module, dim: int, sharpness: float):
@@ -50,11 +50,10 @@ class EachClip(nn.Module):
 
     def forward(self, inputs: dict[str, Tensor], valid: dict[str, Tensor] | None = None) -> DTLOutput:
         asked, animation = (inputs[m] for m in MODALITIES)
-        asked = self.read(0, asked)
-        clips = self.read(1, animation.unflatten(1, (-1, FRAMES)).flatten(0, 1))
-        clips = clips.unflatten(0, (len(asked), -1))
-        if clips.shape[1] > THINGS:
-            clips, asked = clips[:, :-1], clips[:, -1]
+        alone = animation.shape[1] % FRAMES  # frames at the end that belong to no clip
+        asked = self.read(1, animation[:, -alone:]) if alone else self.read(0, asked)
+        clips = animation[:, : animation.shape[1] - alone].unflatten(1, (-1, FRAMES))
+        clips = self.read(1, clips.flatten(0, 1)).unflatten(0, clips.shape[:2])
         alike = F.cosine_similarity(asked[:, None], clips, dim=2)
         number = torch.arange(clips.shape[1], device=clips.device)
         weights = (self.sharpness * alike + self.recency * number).softmax(1)
@@ -150,6 +149,9 @@ class Tokens:
         of_picture, of_film = torch.randint(self.times, (2, len(drawn.y)), generator=generator)
         picture = self.pictures[of_picture, drawn.vendor, self.row[drawn.item]]
         clips = self.clips[of_film[:, None], drawn.played.long(), self.row[drawn.items]]
-        x = {"picture": picture, "animation": clips.flatten(1, 2)}
+        film = clips.flatten(1, 2)
+        if drawn.again:
+            film = torch.cat([film, self.clips[of_film, 0, self.row[drawn.item]][:, :1]], 1)
+        x = {"picture": picture, "animation": film}
         valid = {m: torch.ones(y.shape[:2], dtype=torch.bool) for m, y in x.items()}
         return Things(x, valid, drawn.y, drawn.item)

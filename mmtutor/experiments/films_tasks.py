@@ -2,7 +2,7 @@
 
 Six things are in a film, and each clip, by lot, is played or held at its first frame. *Find*: the picture is
 of one of them, by another vendor. Does its clip play? *Recall*: all come twice, in any order, and at the end
-one of them once more, held. Did it play when it was last here?
+one frame of one of them. Did it play when it was last here?
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from .dtl_tasks import Things, clips, moving
 from .fusion_tasks import VENDORS
 
 THINGS, FRAMES = 6, 2  # of a film, of a clip
-CLIPS = {"find": THINGS, "recall": 2 * THINGS}  # that may be asked about
+CLIPS = {"find": THINGS, "recall": 2 * THINGS}  # of a film
 
 
 @dataclass(frozen=True)
@@ -30,9 +30,10 @@ class Films:
     Attributes:
         items: the thing of each clip, ``(N, P)``.
         played: whether the clip plays or is held at its first frame, ``(N, P)``.
-        item: the thing of the picture, ``(N,)``.
+        item: the thing that is asked about, and of the picture, ``(N,)``.
         vendor: who drew the picture, a number in ``VENDORS``, ``(N,)``.
         y: whether the clip that is asked about plays, 0 or 1, ``(N,)``.
+        again: whether the thing comes once more at the end, its first frame alone.
     """
 
     items: Int64[Tensor, "films clips"]
@@ -40,15 +41,19 @@ class Films:
     item: Int64[Tensor, "films"]
     vendor: Int64[Tensor, "films"]
     y: Int64[Tensor, "films"]
+    again: bool
 
     def seen(self) -> Things:
-        """Return the pictures and the films, ``(N, P * FRAMES, 6, 32, 32)``."""
+        """Return the pictures and the films, ``(N, P * FRAMES (+ 1), 6, 32, 32)``."""
         pictures = np.stack([load_emoji().pictures(name) for name in VENDORS])
         drawn = pixels(pictures[self.vendor.numpy(), self.item.numpy()])
-        frames = clips(FRAMES)[torch.tensor(moving()[0])[self.items]]
-        frames = torch.where(self.played[..., None, None, None, None], frames, held(frames)).flatten(1, 2)
-        valid = {"picture": torch.ones(len(drawn)).bool(), "animation": torch.ones(frames.shape[:2]).bool()}
-        return Things({"picture": drawn, "animation": frames}, valid, self.y, self.item)
+        clip, frames = torch.tensor(moving()[0]), clips(FRAMES)
+        x = frames[clip[self.items]]
+        x = torch.where(self.played[..., None, None, None, None], x, held(x)).flatten(1, 2)
+        if self.again:
+            x = torch.cat([x, held(frames[clip[self.item]])[:, :1]], 1)
+        valid = {"picture": torch.ones(len(drawn)).bool(), "animation": torch.ones(x.shape[:2]).bool()}
+        return Things({"picture": drawn, "animation": x}, valid, self.y, self.item)
 
 
 def draw_films(question: str, part: str, size: int, generator: torch.Generator) -> Films:
@@ -56,8 +61,8 @@ def draw_films(question: str, part: str, size: int, generator: torch.Generator) 
 
     Args:
         question: ``"find"``: each thing comes once; the picture is of one of them. ``"recall"``: each comes
-            twice, and a last clip, held, is of the one that is asked about and that the picture shows; what
-            counts is the later of its two clips.
+            twice, and at the end the first frame of the one that is asked about and that the picture shows;
+            what counts is the later of its two clips.
         part: of the split, see `things`.
         size: how many films.
         generator: of what is drawn.
@@ -68,7 +73,7 @@ def draw_films(question: str, part: str, size: int, generator: torch.Generator) 
     Example:
         >>> drawn = draw_films("recall", "test", 5, torch.Generator().manual_seed(0))
         >>> drawn.items.shape, drawn.seen().x["animation"].shape
-        (torch.Size([5, 13]), torch.Size([5, 26, 6, 32, 32]))
+        (torch.Size([5, 12]), torch.Size([5, 25, 6, 32, 32]))
     """
     if question not in CLIPS:
         raise ValueError(f"question: expected one of {', '.join(CLIPS)}; found {question!r}")
@@ -80,9 +85,7 @@ def draw_films(question: str, part: str, size: int, generator: torch.Generator) 
     items, played = cast.gather(1, order), torch.rand(size, count, generator=generator) < 0.5
     clip = count - 1 - (order.flip(1) == asked).int().argmax(1, keepdim=True)  # the latest
     y = played.gather(1, clip)[:, 0].long()
-    if question == "recall":
-        items, played = torch.cat([items, item], 1), torch.cat([played, torch.zeros(size, 1).bool()], 1)
-    return Films(items, played, item[:, 0], vendor, y)
+    return Films(items, played, item[:, 0], vendor, y, question == "recall")
 
 
 def moving_things(part: str) -> np.ndarray:
