@@ -4,7 +4,6 @@
 medians are compared. Time is the processor's, of one thread.
 """
 
-
 import torch
 import torch.nn.functional as F
 from _measure import print_environment, print_times, seconds, there_and_back
