@@ -6,6 +6,7 @@ one frame of one of them. Did it play when it was last here?
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -88,6 +89,7 @@ def draw_films(question: str, part: str, size: int, generator: torch.Generator) 
     return Films(items, played, item[:, 0], vendor, y, question == "recall")
 
 
+@cache
 def moving_things(part: str) -> np.ndarray:
     """Return the things of one part of the split that do not stay in place.
 
