@@ -1,5 +1,6 @@
 """Interactive figures: alive in Jupyter and Colab, and without a kernel on the built site."""
 
+from .adversarial_toy import AdversarialToy
 from .attention_explorer import AttentionExplorer, Frames, Patches
 from .augmentation_lab import AugmentationLab
 from .base import BookWidget
@@ -9,12 +10,15 @@ from .divergence_playground import DivergencePlayground
 from .embedding_explorer import EmbeddingExplorer
 from .fusion_switches import FusionSwitches
 from .gradient_compass import GradientCompass
+from .latent_walk import LatentWalk, between
 from .maps_walk import MapsWalk
 from .search_box import SearchBox
 from .sharing_slider import SharingSlider
+from .training_film import TrainingFilm
 from .trust_graph import TrustGraph
 
 __all__ = [
+    "AdversarialToy",
     "AttentionExplorer",
     "AugmentationLab",
     "BookWidget",
@@ -26,10 +30,13 @@ __all__ = [
     "FusionSwitches",
     "GradientCompass",
     "Inspected",
+    "LatentWalk",
     "MapsWalk",
     "Patches",
     "SearchBox",
     "SharingSlider",
+    "TrainingFilm",
     "TrustGraph",
+    "between",
     "inspected",
 ]

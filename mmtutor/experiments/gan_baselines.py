@@ -1,0 +1,149 @@
+"""What else draws pairs of pictures: principal components, a variational autoencoder, a GAN for each view."""
+
+from functools import cache
+
+import torch
+from sklearn.decomposition import PCA
+from sklearn.linear_model import Ridge
+from torch import Tensor, nn
+
+from mmtutor.gan import DTLEncoder, DTLGenerator
+
+from .gan_tasks import Views, at, faces, varied
+
+COMPONENTS, DRAWN = 40, 2000  # of 10, 20, 40, 80, the best on validation; moved pictures they are fitted to
+RIDGE = 300.0  # of 30, 100, 300, 1000, 3000, the best on validation
+
+
+def flat(x: Views) -> Tensor:
+    """Return all views of each thing as one row of numbers."""
+    return torch.cat([view.flatten(1) for view in x.values()], 1)
+
+
+@cache
+def moved_faces() -> Views:
+    """Return many of the things to learn from, moved as a network sees them."""
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(len(next(iter(faces("train").values()))), (DRAWN,), generator=generator)
+    return varied(at(faces("train"), rows), generator)
+
+
+class Components:
+    """A normal distribution along the principal components of both views side by side.
+
+    What it is not told of it fills in with the mean, given the rest.
+    """
+
+    def __init__(self, components: int = COMPONENTS):
+        x = moved_faces()
+        self.shapes = {m: view.shape[1:] for m, view in x.items()}
+        self.pca = PCA(components, svd_solver="randomized", random_state=0).fit(flat(x).numpy())
+        self.mean, self.axes = (torch.tensor(a).float() for a in (self.pca.mean_, self.pca.components_))
+        self.scale = torch.tensor(self.pca.explained_variance_).float()
+        self.left = float(self.pca.noise_variance_)  # of each pixel, along the other directions
+
+    def parameters(self) -> list[Tensor]:
+        """Return what was estimated."""
+        return [self.mean, self.axes, self.scale]
+
+    def views(self, rows: Tensor) -> Views:
+        """Cut rows of numbers into pictures."""
+        parts = rows.clamp(-1, 1).split([shape.numel() for shape in self.shapes.values()], 1)
+        return {
+            m: part.unflatten(1, shape) for (m, shape), part in zip(self.shapes.items(), parts, strict=True)
+        }
+
+    def generate(self, n: int, generator: torch.Generator | None = None) -> Views:
+        """Draw the components from normal distributions."""
+        z = torch.randn(n, len(self.scale), generator=generator) * self.scale.sqrt()
+        return self.views(z @ self.axes + self.mean)
+
+    def fill_in(self, x: Views) -> Views:
+        """Return the mean of both views, given those that are there."""
+        here = torch.cat([torch.full((shape.numel(),), m in x) for m, shape in self.shapes.items()])
+        told, axes = flat({m: x[m] for m in self.shapes if m in x}) - self.mean[here], self.axes[:, here]
+        precision = axes @ axes.T + self.left * torch.diag(1 / self.scale)
+        return self.views(torch.linalg.solve(precision, axes @ told.T).T @ self.axes + self.mean)
+
+
+class Linear:
+    """Ridge regression from one picture to the other, of things moved alike."""
+
+    def __init__(self, strength: float = RIDGE):
+        x = moved_faces()
+        self.maps = {
+            (a, b): Ridge(strength).fit(x[a].flatten(1).numpy(), x[b].flatten(1).numpy())
+            for a in x
+            for b in x
+            if a != b
+        }
+
+    def fill_in(self, x: Views) -> Views:
+        """Return the other picture."""
+        ((known, view),) = x.items()
+        return {
+            b: torch.tensor(f.predict(view.flatten(1).numpy())).view_as(view).clamp(-1, 1)
+            for (a, b), f in self.maps.items()
+            if a == known
+        }
+
+
+class Nearest:
+    """The other picture of the thing learnt from whose picture is nearest, mirrored if that is nearer."""
+
+    def __init__(self):
+        self.known = {m: torch.cat([view, view.flip(-1)]) for m, view in faces("train").items()}
+
+    def fill_in(self, x: Views) -> Views:
+        """Return the other picture of the nearest."""
+        ((m, view),) = x.items()
+        rows = torch.cdist(view.flatten(1), self.known[m].flatten(1)).argmin(1)
+        return at(self.known, rows)
+
+
+class VAE(nn.Module):
+    r"""A variational autoencoder with the GAN's encoder and, as its decoder, the GAN's generator.
+
+    .. math:: \tfrac1d\Big(\mathbb E_{z\sim q(z\mid x)}\lVert G(z)-x\rVert^2
+              +\beta\,\mathrm{KL}\big(q(z\mid x)\Vert\mathcal N(0,I)\big)\Big)
+
+    Args:
+        encoder: views to twice as many numbers as the generator takes: mean and log-variance.
+        generator: from there to views.
+        beta: weight of the divergence.
+    """
+
+    def __init__(self, encoder: DTLEncoder, generator: DTLGenerator, beta: float):
+        super().__init__()
+        self.encoder, self.generator, self.beta = encoder, generator, beta
+
+    def loss(self, x: Views, valid: Tensor, noise: torch.Generator) -> Tensor:
+        """Return the loss of whole things of which only some views are shown."""
+        mean, log_variance = self.encoder(x, valid).chunk(2, 1)
+        epsilon = torch.randn(mean.shape, generator=noise).to(mean.device)
+        made = self.generator(mean + (log_variance / 2).exp() * epsilon)
+        error = torch.stack([(made[m] - x[m]).square().flatten(1).sum(1) for m in x]).sum(0)
+        divergence = (log_variance.exp() + mean.square() - 1 - log_variance).sum(1) / 2
+        return (error + self.beta * divergence).mean() / sum(x[m][0].numel() for m in x)
+
+    @torch.no_grad()
+    def generate(self, n: int, generator: torch.Generator | None = None) -> Views:
+        """Draw from the prior."""
+        where = next(self.parameters()).device
+        return self.generator(torch.randn(n, self.generator.noise, generator=generator).to(where))
+
+    def fill_in(self, x: Views) -> Views:
+        """Return both views from the mean of the code."""
+        return self.generator(self.encoder(x).chunk(2, 1)[0])
+
+
+class Unpaired(nn.Module):
+    """A GAN for each view; nothing tells one what the other draws."""
+
+    def __init__(self, gans: dict[str, nn.Module]):
+        super().__init__()
+        self.gans = nn.ModuleDict(gans)
+
+    def generate(self, n: int, generator: torch.Generator | None = None) -> Views:
+        """Let each draw from noise of its own."""
+        return {m: gan.generate(n, generator)[m] for m, gan in self.gans.items()}
