@@ -24,14 +24,16 @@ CODE, NOISE, HIDDEN = 32, 16, 128
 BATCH, STEPS = 64, {"cpu": 2000, "gpu": 10000}
 FEW = 10  # labels of each digit
 LEFT_OUT = 2  # digits that a seed leaves out: 0 and 1, 2 and 3, ...
-RIDGE = 10.0
+RIDGE = 300.0  # of 10, 100, 300 and 1000 the best at filling in, on validation
+STRENGTHS = (0.01, 0.1, 1.0, 10.0)  # of a probe; validation chooses
 
-DEFAULT = dict(model="DTL", judged=True, reconstruction=1.0, penalty=0.1, rate=1e-3)
+DEFAULT = dict(model="DTL", judged=True, reconstruction=1.0, penalty=0.1, rate=2e-3, code=CODE)
 ROWS = {
     "DTL": {},
     "autoencoder": dict(judged=False),  # what the discriminator says then reaches no code
     "no reconstruction": dict(reconstruction=0.0),
     "components": dict(model="components"),
+    "components, 16": dict(model="components", code=16),
     "views themselves": dict(model="views"),
 }
 
@@ -64,15 +66,15 @@ def layers(n_in: int, n_out: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(n_in, HIDDEN), nn.LeakyReLU(0.2), nn.Linear(HIDDEN, n_out))
 
 
-def network(widths: dict[str, int]) -> DTLGAN:
+def network(widths: dict[str, int], code: int = CODE) -> DTLGAN:
     """Return an untrained DTL GAN of views that are rows of numbers."""
     draws = nn.Sequential(layers(NOISE, HIDDEN), nn.LeakyReLU(0.2), nn.Linear(HIDDEN, sum(widths.values())))
     branches = {m: nn.Sequential(layers(d, HIDDEN), nn.LeakyReLU(0.2)) for m, d in widths.items()}
     return DTLGAN(
-        DTLEncoder(branches, HIDDEN, CODE),
-        {m: layers(CODE, d) for m, d in widths.items()},
+        DTLEncoder(branches, HIDDEN, code),
+        {m: layers(code, d) for m, d in widths.items()},
         DTLGenerator(draws, {m: (d,) for m, d in widths.items()}, NOISE),
-        DTLDiscriminator(CODE, HIDDEN),
+        DTLDiscriminator(code, HIDDEN),
     )
 
 
@@ -105,8 +107,8 @@ class Codes:
 class Components:
     """Principal components of both views side by side, and what is linear between the two."""
 
-    def __init__(self, x: Views):
-        self.pca = PCA(CODE, random_state=0).fit(flat(x).numpy())
+    def __init__(self, x: Views, code: int = CODE):
+        self.pca = PCA(code, random_state=0).fit(flat(x).numpy())
         self.normal = LedoitWolf().fit(flat(x).numpy())
         self.maps = {m: Ridge(RIDGE).fit(x[other(m)].numpy(), x[m].numpy()) for m in VIEWS}
         self.known = flat(x)
@@ -169,9 +171,9 @@ def crossed(model, x: Views) -> np.ndarray:
 def learn(x: Views, s: dict, seed: int, steps: int, progress: bool):
     """Train a model of some items."""
     if s["model"] != "DTL":
-        return {"components": Components, "views": ViewsThemselves}[s["model"]](x)
+        return {"components": Components, "views": ViewsThemselves}[s["model"]](x, s["code"])
     noise = runtime.seed_everything(seed)
-    gan = network({m: view.shape[1] for m, view in x.items()})
+    gan = network({m: view.shape[1] for m, view in x.items()}, s["code"])
     rule = Rule(**{k: s[k] for k in ("judged", "reconstruction", "penalty", "rate")})
 
     def batch() -> Views:
@@ -214,8 +216,11 @@ def probes(codes: dict[str, np.ndarray], y: dict[str, np.ndarray], seed: int) ->
     mean, sd = codes["train"].mean(0), codes["train"].std(0) + 1e-6
     z, right = {part: (c - mean) / sd for part, c in codes.items()}, {}
     for name, rows in (("probe", slice(None)), (f"probe, {FEW} of each", few(y["train"], seed))):
-        probe = LogisticRegression(C=0.1, max_iter=500).fit(z["train"][rows], y["train"][rows])
-        right[name] = (probe.predict(z["test"]) == y["test"]).astype(float)
+        fitted = [
+            LogisticRegression(C=c, max_iter=2000).fit(z["train"][rows], y["train"][rows]) for c in STRENGTHS
+        ]
+        best = max(fitted, key=lambda probe: probe.score(z["validation"], y["validation"]))
+        right[name] = (best.predict(z["test"]) == y["test"]).astype(float)
     return right
 
 
@@ -223,7 +228,7 @@ def kept(codes: dict[str, np.ndarray], x: dict[str, Views]) -> dict[str, float]:
     """Return the share of each view's variance that is linear in the code, on test items."""
     shares = {}
     for m in VIEWS:
-        probe = Ridge(RIDGE).fit(codes["train"], x["train"][m])
+        probe = Ridge(1.0).fit(codes["train"], x["train"][m])
         left = (x["test"][m].numpy() - probe.predict(codes["test"])) ** 2
         shares[f"kept, {m}"] = 1 - left.sum() / (x["test"][m].numpy() ** 2).sum()
     return shares
@@ -257,7 +262,8 @@ def anomalies(models, x: Views, y: np.ndarray, seed: int) -> dict[str, float]:
 
 def score(models, row: str, seed: int = 0, part: str = "test") -> Figures:
     """Return the figures of a row's two models; see the functions above."""
-    x, y = ({side: digits(where)[k] for side, where in (("train", "train"), ("test", part))} for k in (0, 1))
+    sides = {"train": digits("train"), "validation": digits("validation"), "test": digits(part)}
+    x, y = ({side: both[k] for side, both in sides.items()} for k in (0, 1))
     codes = {side: models[0].codes(views) for side, views in x.items()}
     figures = kept(codes, x) | clusters(codes, y["test"], seed)
     figures |= anomalies(models, x["test"], y["test"], seed)
