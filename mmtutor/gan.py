@@ -1,6 +1,6 @@
 r"""The DTL GAN: an encoder of several modalities, a generator of all at once, a discriminator of codes.
 
-A discriminator says of a code how real it is, by a *logit* :math:`\ell`; its probability is
+A discriminator :math:`d` says of a code how real it is, by a *logit* :math:`\ell`; its probability is
 :math:`D=\sigma(\ell)`. Real codes are drawn from :math:`p_r`, codes of what the generator made from
 :math:`p_g`.
 """
@@ -243,22 +243,31 @@ class DTLDiscriminator(nn.Sequential):
     Example:
         >>> DTLDiscriminator(code=4)(torch.zeros(2, 4)).shape
         torch.Size([2])
+
+    Raises:
+        ValueError: for codes of another shape; features of maps, say, would give a logit for each place.
     """
 
     def __init__(self, code: int, hidden: int = 128, spectral: bool = False):
         bounded = spectral_norm if spectral else nn.Identity()
         first, last = bounded(nn.Linear(code, hidden)), bounded(nn.Linear(hidden, 1))
         super().__init__(nn.LeakyReLU(0.2), first, nn.LeakyReLU(0.2), last, nn.Flatten(0))
+        self.code = code
+
+    def forward(self, z: Float[Tensor, "batch code"]) -> Float[Tensor, "batch"]:
+        if z.ndim != 2 or z.shape[1] != self.code:
+            raise ValueError(f"codes: expected shape (B, {self.code}), found {tuple(z.shape)}")
+        return super().forward(z)
 
 
 class DTLGAN(nn.Module):
-    r"""Encoder, decoders, generator and discriminator; a thing's logit is :math:`\ell=D(E(x))`.
+    r"""Encoder, decoders, generator and discriminator; a thing's logit is :math:`\ell=d(E(x))`.
 
     Args:
         encoder: :math:`E`, views to a code.
-        decoders: for each modality a network from a code to its view.
+        decoders: :math:`h_m`, for each modality a network from a code to its view.
         generator: :math:`G`, noise to views.
-        discriminator: :math:`D`, codes ``(B, D)`` to logits ``(B,)``.
+        discriminator: :math:`d`, codes ``(B, D)`` to logits ``(B,)``.
 
     Attributes:
         averaged: a generator whose weights are a running mean of the trained one's; it draws what is shown.
@@ -420,7 +429,8 @@ class GANHistory:
     """What happened in a training run.
 
     Attributes:
-        losses: by name, one value a step; ``"real"`` and ``"made"`` are how real both looked, mean D.
+        losses: by name, one value a step (``"penalty"`` for the steps that have one); ``"real"`` and
+            ``"made"`` are how real both looked, mean D.
         scores: ``{step: score}``; larger is better.
         best_step: the step whose weights the model has now.
         seconds: time spent.
@@ -439,10 +449,10 @@ def reconstruction_loss(
 ) -> Scalar:
     r"""Mean squared error of the decoders, with modalities hidden from the code at random, never all.
 
-    .. math:: \frac1M\sum_m\mathbb E\lVert g_m(E(x_{\mathcal P}))-x_m\rVert^2/d_m
+    .. math:: \frac1M\sum_m\mathbb E\lVert h_m(E(x_{\mathcal P}))-x_m\rVert^2/d_m
     """
     first = next(iter(found.values()))
-    valid = mask_present(torch.ones(len(first), len(x)).bool(), rate=hidden, generator=generator)
+    valid = mask_present(torch.ones(len(first), len(found)).bool(), rate=hidden, generator=generator)
     told = model.decode(model.encoder.fuse(found, valid.to(first.device)))
     return sum((told[m] - view).square().mean() for m, view in x.items()) / len(x)
 
@@ -453,23 +463,31 @@ def judge_losses(
     made: Views,
     rule: Rule,
     *,
-    penalise: bool = True,
+    penalise: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
-    """Return what discriminator, encoder and decoders minimise, ``"loss"``, and its parts."""
-    real = {m: view.detach().requires_grad_(penalise) for m, view in real.items()}
+    """Return what discriminator, encoder and decoders minimise, ``"loss"``, and its parts.
+
+    Args:
+        model: a DTL GAN.
+        real, made: views of real and of generated things; no gradient reaches the generator.
+        rule: which losses, and how much of each.
+        penalise: how many times the rule's penalty counts; 0 does not compute it.
+        generator: for the modalities that are hidden from the decoders.
+    """
+    real = {m: view.detach().requires_grad_(penalise > 0) for m, view in real.items()}
     made = {m: view.detach() for m, view in made.items()}  # no way back to the generator
     found = model.encoder.features(real)
     code, made_code = model.encoder.fuse(found), model.encoder(made)
     if not rule.judged:  # ... nor to the encoder
-        code, made_code = code.detach().requires_grad_(penalise), made_code.detach()
+        code, made_code = code.detach().requires_grad_(penalise > 0), made_code.detach()
     real_logits, made_logits = model.discriminator(code), model.discriminator(made_code)
     parts = dtl_losses(real_logits, made_logits, rule.weights, form=rule.form)
     parts = {"discriminator": parts["discriminator"]}
     loss = parts["discriminator"]
-    if penalise:
+    if penalise and rule.penalty:
         parts["penalty"] = gradient_penalty(real_logits, real.values() if rule.judged else [code])
-        loss = loss + PENALISED_EVERY * rule.penalty * parts["penalty"]
+        loss = loss + penalise * rule.penalty * parts["penalty"]
     if rule.reconstruction:
         parts["reconstruction"] = reconstruction_loss(model, real, found, rule.hidden, generator)
         loss = loss + rule.reconstruction * parts["reconstruction"]
@@ -478,8 +496,11 @@ def judge_losses(
 
 
 def generator_losses(model: DTLGAN, made: Views, rule: Rule) -> dict[str, Tensor]:
-    """Return what the generator minimises, ``"loss"``, and its parts."""
+    """Return what the generator minimises, ``"loss"``, and its parts; nothing of the judge changes."""
+    training = model.discriminator.training
+    model.discriminator.eval()  # or a spectral norm would go on estimating its singular values
     logits = model.judge(made)
+    model.discriminator.train(training)
     parts = dtl_losses(logits, logits, rule.weights, form=rule.form)  # the real ones do not matter here
     del parts["discriminator"]
     loss = rule.generator * parts["generator"]
@@ -537,8 +558,13 @@ def train_gan(
             model.train()
             real = {m: view.to(where) for m, view in change(batch()).items()}
             check_views(real, model.encoder.branches)
+            if len(real) < len(
+                model.encoder.branches
+            ):  # generated things have all of them: they would be told apart
+                missing = sorted(set(model.encoder.branches) - set(real))
+                raise ValueError(f"batch: expected every modality, found no {', '.join(missing)}")
             n = len(next(iter(real.values())))
-            penalise = rule.penalty > 0 and step % PENALISED_EVERY == 0
+            penalise = 0.0 if step % PENALISED_EVERY else float(PENALISED_EVERY)
             made = change(model.generator(model.noise(n, generator)))
             said = judge_losses(model, real, made, rule, penalise=penalise, generator=generator)
             _step(judges, said["loss"], "discriminator's", step, history)
@@ -553,13 +579,17 @@ def train_gan(
                 model.eval()
                 if score is not None:
                     with torch.no_grad():
-                        history.scores[step] = score()
-                if score is None or history.scores[step] >= max(history.scores.values()):
+                        history.scores[step] = value = score()
+                    if not math.isfinite(value):
+                        raise FloatingPointError(f"step {step}: the score is {value}, so training stopped")
+                if score is None or value >= max(history.scores.values()):
                     kept, history.best_step = copy.deepcopy(model.state_dict()), step
                 if watch is not None:
                     watch(step)
     except KeyboardInterrupt:
         history.stopped = "interrupted"
+        if score is None:  # nothing is known to be better than what there is
+            kept, history.best_step = copy.deepcopy(model.state_dict()), len(history.losses.get("made", []))
     finally:
         history.seconds = time.perf_counter() - start
         model.load_state_dict(kept)

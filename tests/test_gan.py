@@ -250,6 +250,22 @@ def test_networks_that_do_not_fit_are_named():
 # Who is trained by what
 
 
+def test_generator_s_step_does_not_even_move_what_spectral_norm_estimates():
+    model = gan(spectral=True).train()
+    before = weights(model, "discriminator")
+    generator_losses(model, model.generator(model.noise(16)), Rule())
+    assert all(torch.equal(p, before[name]) for name, p in weights(model, "discriminator").items())
+    assert model.discriminator.training
+    judge_losses(model, views(), model.generator(model.noise(16)), Rule())
+    assert not all(torch.equal(p, before[name]) for name, p in weights(model, "discriminator").items())
+
+
+def test_feature_maps_are_no_codes():
+    for wrong in (torch.zeros(8, 4, 4, 4), torch.zeros(8, 5), torch.zeros(4)):
+        with pytest.raises(ValueError, match=r"codes: expected shape \(B, 4\), found"):
+            gan().discriminator(wrong)
+
+
 @pytest.mark.parametrize("judged", [True, False])
 def test_judge_s_loss_reaches_discriminator_and_decoders_and_the_encoder_by_the_rule(judged):
     model = gan()
@@ -300,8 +316,11 @@ def test_parts_of_the_judge_s_loss_are_as_written():
     told = model.decode(model.encoder(x))
     expected = ((told["a"] - x["a"]).square().mean() + (told["b"] - x["b"]).square().mean()) / 2
     torch.testing.assert_close(said["reconstruction"], expected)
-    total = known + 4 * 0.5 * said["penalty"] + 2 * said["reconstruction"]
+    total = known + 0.5 * said["penalty"] + 2 * said["reconstruction"]
     torch.testing.assert_close(said["loss"], total)
+    without = judge_losses(model, x, made, rule, penalise=0)
+    assert "penalty" not in without
+    torch.testing.assert_close(without["loss"], known + 2 * without["reconstruction"])
 
 
 def test_hidden_views_are_told_from_the_other_and_never_all_hidden():
@@ -418,13 +437,51 @@ def test_interrupting_keeps_what_was_best():
             raise KeyboardInterrupt
         return views()
 
-    history = train_gan(model, batch, 100, every=10, progress=False)
-    assert history.stopped == "interrupted" and history.best_step == 20
+    scores = iter([1.0, 3.0, 2.0])
+    history = train_gan(model, batch, 100, score=lambda: next(scores), every=8, progress=False)
+    assert history.stopped == "interrupted" and history.best_step == 16
+
+
+def test_interrupting_without_a_score_keeps_the_last_step():
+    model, calls, before = gan(), iter(range(100)), []
+
+    def batch():
+        before.append(model.generator.network[0].weight.clone())
+        if next(calls) == 5:
+            raise KeyboardInterrupt
+        return views()
+
+    history = train_gan(model, batch, 100, every=50, progress=False)
+    assert history.stopped == "interrupted" and history.best_step == 5
+    assert torch.equal(model.generator.network[0].weight, before[-1])
+    assert len(history.losses["penalty"]) == 1 and len(history.losses["made"]) == 5
+
+
+def test_divergence_in_mid_run_leaves_the_best_of_that_run():
+    model, kept, scores = gan(), [], iter([1.0, 2.0, 0.0])
+
+    def score():
+        kept.append(model.averaged.network[0].weight.clone())
+        return next(scores)
+
+    def batch():
+        return views() if len(kept) < 3 else {m: view * torch.nan for m, view in views().items()}
+
+    with pytest.raises(FloatingPointError, match="step 16: .* the model has its weights of step 10"):
+        train_gan(model, batch, 100, score=score, every=5, progress=False)
+    assert torch.equal(model.averaged.network[0].weight, kept[1])
+
+
+def test_a_score_that_is_no_number_stops():
+    with pytest.raises(FloatingPointError, match="step 5: the score is nan"):
+        train_gan(gan(), views, 20, score=lambda: math.nan, every=5, progress=False)
 
 
 def test_views_of_different_sizes_and_no_steps_are_named():
     with pytest.raises(ValueError, match="views: expected as many items of each modality"):
         train_gan(gan(), lambda: views() | {"b": torch.zeros(3, 5)}, 5, progress=False)
+    with pytest.raises(ValueError, match="batch: expected every modality, found no b"):
+        train_gan(gan(), lambda: {"a": views()["a"]}, 5, progress=False)
     with pytest.raises(ValueError, match="steps: expected at least 1, found 0"):
         train_gan(gan(), views, 0)
 
