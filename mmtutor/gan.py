@@ -539,9 +539,9 @@ def train_gan(
         The :class:`GANHistory`. With ``score`` the model has the weights that scored best, else the last.
 
     Raises:
-        FloatingPointError: if a loss is NaN or above ten thousand; names the step and the loss. The model
-            has its best weights then, or without ``score`` the last that were looked at.
-        ValueError: for fewer than one step, or real views of different numbers of items.
+        FloatingPointError: if a loss is NaN or above ten thousand, or a score is no finite number; names the
+            step. The model has its best weights then, or without ``score`` the last that were looked at.
+        ValueError: for fewer than one step, real views of different numbers of items, a missing modality.
     """
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, found {steps}")
@@ -558,10 +558,8 @@ def train_gan(
             model.train()
             real = {m: view.to(where) for m, view in change(batch()).items()}
             check_views(real, model.encoder.branches)
-            if len(real) < len(
-                model.encoder.branches
-            ):  # generated things have all of them: they would be told apart
-                missing = sorted(set(model.encoder.branches) - set(real))
+            missing = sorted(set(model.encoder.branches) - set(real))
+            if missing:  # generated things have all of them and would be told apart
                 raise ValueError(f"batch: expected every modality, found no {', '.join(missing)}")
             n = len(next(iter(real.values())))
             penalise = 0.0 if step % PENALISED_EVERY else float(PENALISED_EVERY)

@@ -27,7 +27,7 @@ from mmtutor.ledger import Figures
 from mmtutor.training import train
 
 from . import gan_baselines as baselines
-from .gan_tasks import STYLES, Views, at, face_items, faces, seen, varied
+from .gan_tasks import STYLES, Views, at, face_items, faces, mirrored, seen, varied
 
 CODE, NOISE = 64, 32
 WIDTH = {"cpu": 16, "gpu": 64}
@@ -208,8 +208,7 @@ def quality(made: Views, part: str = "test") -> dict[str, float]:
 
 def nearest_learnt(made: Views) -> tuple[Tensor, Tensor]:
     """Return of each drawing the distance to the nearest thing learnt, a pixel's mean, and which it is."""
-    known = baselines.flat(faces("train"))
-    known = torch.cat([known, baselines.flat({m: view.flip(-1) for m, view in faces("train").items()})])
+    known = baselines.flat(mirrored(faces("train")))
     distance, row = torch.cdist(baselines.flat(made), known).min(1)
     return distance / known.shape[1] ** 0.5, row % len(faces("train")[STYLES[0]])
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmtutor.gan import DTLEncoder, DTLGenerator
 
-from .gan_tasks import Views, at, faces, varied
+from .gan_tasks import Views, at, faces, mirrored, varied
 
 COMPONENTS = 320  # of 10, 20, 40, ..., 1280 the best by the kernel distance, on validation
 DRAWN = 2000  # moved pictures that components and ridge regression are fitted to
@@ -34,7 +34,7 @@ class Learnt:
 
     def generate(self, n: int, generator: torch.Generator | None = None) -> Views:
         """Draw things and mirror images without repeating any, at most as many as there are."""
-        x = {m: torch.cat([view, view.flip(-1)]) for m, view in faces("train").items()}
+        x = mirrored(faces("train"))
         return at(x, torch.randperm(len(next(iter(x.values()))), generator=generator)[:n])
 
 
@@ -102,7 +102,7 @@ class Nearest:
     """The other picture of the thing learnt from whose picture is nearest, mirrored if that is nearer."""
 
     def __init__(self):
-        self.known = {m: torch.cat([view, view.flip(-1)]) for m, view in faces("train").items()}
+        self.known = mirrored(faces("train"))
 
     def fill_in(self, x: Views) -> Views:
         """Return the other picture of the nearest."""

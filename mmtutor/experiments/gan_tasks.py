@@ -40,6 +40,11 @@ def at(x: Views, rows: Tensor) -> Views:
     return {m: view[rows] for m, view in x.items()}
 
 
+def mirrored(x: Views) -> Views:
+    """Return all items, then their mirror images."""
+    return {m: torch.cat([view, view.flip(-1)]) for m, view in x.items()}
+
+
 def varied(x: Views, generator: torch.Generator | None = None) -> Views:
     """Move each thing a little, in all its pictures alike, and mirror half of them."""
     moved = random_affine(torch.cat([*x.values()], 1), **MOVED, generator=generator)
