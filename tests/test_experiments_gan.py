@@ -26,11 +26,12 @@ def tiny(monkeypatch):
         monkeypatch.setattr(recipe, "WIDTH", {"cpu": 8})
         monkeypatch.setattr(recipe, "DRAWN", 60)
     monkeypatch.setattr(gan_uses, "STEPS", {"cpu": 2})
-    monkeypatch.setattr(gan_baselines, "DRAWN", 100)
-    for cached in (gan_tasks.eye, gan_baselines.moved_faces):
+    monkeypatch.setattr(gan_baselines, "COPIES", 1)
+    monkeypatch.setattr(gan, "COPIES", 1)
+    for cached in (gan_tasks.eye, gan_baselines.learnt):
         cached.cache_clear()
     yield
-    for cached in (gan_tasks.eye, gan_baselines.moved_faces):
+    for cached in (gan_tasks.eye, gan_baselines.learnt):
         cached.cache_clear()
     torch.set_num_threads(threads)
 
@@ -69,15 +70,12 @@ def test_eye_is_deterministic_and_sees_all_views_side_by_side():
 
 @pytest.mark.parametrize("row", gan.ROWS)
 def test_every_row_of_pictures_runs(row, monkeypatch):
-    monkeypatch.setattr(gan_baselines, "COMPONENTS", 5)
-    if gan.settings(row)["model"] == "components":
-        figures = gan.score(gan_baselines.Components(5), row)
-    else:
-        figures = gan.run(row, 0)
+    monkeypatch.setattr(gan_baselines, "COMPONENTS", {True: 5, False: 5})
+    figures = gan.run(row, 0)
     assert all(np.isfinite(value) for value in figures.values())
     drawn = row not in ("linear", "nearest")
     assert ("partner rank" in figures) == drawn and ("coverage" in figures) == drawn
-    assert ("found" in figures) == (row not in ("unpaired", "things learnt"))
+    assert ("found" in figures) == (row not in ("unpaired", "things learnt", "things learnt, moved"))
 
 
 def test_unknown_rows_are_named():
@@ -134,6 +132,14 @@ def test_things_learnt_are_perfect_copies():
     assert distance.max() < 1e-3  # mirror images count as learnt
     same = (row == torch.arange(len(row))).float().mean()
     assert same > 0.9  # but for the few that are one another's mirror image
+
+
+def test_moved_copies_of_what_was_learnt_are_nearer_to_it_than_things_never_learnt(monkeypatch):
+    monkeypatch.setattr(gan, "COPIES", 30)
+    never = varied(faces("test"), seed(1))
+    copies = varied(faces("train"), seed(1))
+    assert gan.nearest_learnt(copies)[0].median() < 0.85 * gan.nearest_learnt(never)[0].median()
+    assert (gan.nearest_learnt(copies)[1] == torch.arange(109)).float().mean() > 0.6
 
 
 def test_real_pairs_agree_and_shuffled_ones_do_not():

@@ -27,12 +27,13 @@ from mmtutor.ledger import Figures
 from mmtutor.training import train
 
 from . import gan_baselines as baselines
-from .gan_tasks import STYLES, Views, at, face_items, faces, mirrored, seen, varied
+from .gan_tasks import STYLES, Views, at, face_items, faces, seen, varied
 
 CODE, NOISE = 64, 32
 WIDTH = {"cpu": 16, "gpu": 64}
 BATCH, STEPS = 32, {"cpu": 1200, "gpu": 12000}
 DRAWN = 500  # things that are drawn to be measured
+COPIES = 100  # moved copies of each thing learnt among which a drawing's nearest is looked for
 SHUFFLED = 7  # places by which views are moved to break pairs
 
 DEFAULT = dict(
@@ -50,6 +51,7 @@ ROWS = {
     "DTL": {},
     # who is trained, and by what
     "codes only": dict(judged=False),
+    "codes only, no penalty": dict(judged=False, penalty=0.0),
     "no reconstruction": dict(reconstruction=0.0),
     "no penalty": dict(penalty=0.0),
     "spectral norm": dict(penalty=0.0, spectral=True),
@@ -68,11 +70,14 @@ ROWS = {
     "momentum": dict(momentum=0.5),
     # what else draws, or fills in
     "unpaired": dict(model="unpaired"),
-    "VAE": dict(model="VAE", beta=1.0),  # of 0.3, 1 and 4: all alike
+    "VAE": dict(model="VAE", beta=1.0),  # of 0.01, 0.1, 0.3, 1 and 4: all alike
+    "VAE, not moved": dict(model="VAE", beta=1.0, moved=False),
     "components": dict(model="components", deterministic=True),
-    "things learnt": dict(model="learnt", deterministic=True),
-    "linear": dict(model="linear", deterministic=True),
-    "nearest": dict(model="nearest", deterministic=True),
+    "components, not moved": dict(model="components", moved=False, deterministic=True),
+    "things learnt": dict(model="learnt", moved=False, deterministic=True),
+    "things learnt, moved": dict(model="learnt", deterministic=True),
+    "linear": dict(model="linear", moved=False, deterministic=True),
+    "nearest": dict(model="nearest", moved=False, deterministic=True),
 }
 SIMPLE = {
     "learnt": baselines.Learnt,
@@ -131,7 +136,7 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
     """
     s, scale = settings(row), scale or runtime.scale()
     if s["model"] in SIMPLE:
-        return SIMPLE[s["model"]]()
+        return SIMPLE[s["model"]](s["moved"])
     noise, x = runtime.seed_everything(seed), faces("train")
     if shuffle_pairs or s["shuffled"]:
         x = x | {STYLES[1]: x[STYLES[1]][torch.randperm(len(x[STYLES[1]]), generator=noise)]}
@@ -175,7 +180,7 @@ def fit_vae(x: Views, s: dict, steps: int, width: int, noise: torch.Generator, p
     vae = vae.to(runtime.device(), memory_format=torch.channels_last)
 
     def batch_loss(step: int) -> Tensor:
-        shown = varied(draw(x, noise), noise)
+        shown = varied(draw(x, noise), noise) if s["moved"] else draw(x, noise)
         valid = mask_present(torch.ones(BATCH, len(x)).bool(), rate=s["hidden"], generator=noise)
         where = next(vae.parameters()).device
         return vae.loss({m: view.to(where) for m, view in shown.items()}, valid.to(where), noise)
@@ -207,8 +212,11 @@ def quality(made: Views, part: str = "test") -> dict[str, float]:
 
 
 def nearest_learnt(made: Views) -> tuple[Tensor, Tensor]:
-    """Return of each drawing the distance to the nearest thing learnt, a pixel's mean, and which it is."""
-    known = baselines.flat(mirrored(faces("train")))
+    """Return of each drawing the distance to the nearest thing learnt, a pixel's mean, and which it is.
+
+    A thing learnt may be mirrored for it, or moved as networks see it: `COPIES` such copies are looked at.
+    """
+    known = torch.cat([baselines.flat(baselines.learnt(copies)) for copies in (0, COPIES)])
     distance, row = torch.cdist(baselines.flat(made), known).min(1)
     return distance / known.shape[1] ** 0.5, row % len(faces("train")[STYLES[0]])
 

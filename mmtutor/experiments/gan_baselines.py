@@ -11,9 +11,9 @@ from mmtutor.gan import DTLEncoder, DTLGenerator
 
 from .gan_tasks import Views, at, faces, mirrored, varied
 
-COMPONENTS = 320  # of 10, 20, 40, ..., 1280 the best by the kernel distance, on validation
-DRAWN = 2000  # moved pictures that components and ridge regression are fitted to
-RIDGE = 300.0  # of 30, 100, 300, 1000, 3000 the best by what is found, on validation
+COMPONENTS = {True: 320, False: 40}  # of 10, 20, 40, ... the best by the kernel distance, on validation
+COPIES = 18  # moved copies of each thing that components and ridge regression are fitted to
+RIDGE = 100.0  # of 3, 10, ..., 1000 the best by what is found, on validation
 
 
 def flat(x: Views) -> Tensor:
@@ -22,32 +22,47 @@ def flat(x: Views) -> Tensor:
 
 
 @cache
-def moved_faces() -> Views:
-    """Return many of the things to learn from, moved as a network sees them."""
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(len(next(iter(faces("train").values()))), (DRAWN,), generator=generator)
-    return varied(at(faces("train"), rows), generator)
+def learnt(moved: int = 0) -> Views:
+    """Return the things to learn from and their mirror images, or ``moved`` copies as networks see them."""
+    x = faces("train")
+    if not moved:
+        return mirrored(x)
+    rows = torch.arange(len(next(iter(x.values())))).repeat(moved)
+    return varied(at(x, rows), torch.Generator().manual_seed(0))
 
 
 class Learnt:
-    """Everything that was learnt, and its mirror images: a generator that knows all by heart."""
+    """What was learnt from: a generator that knows all by heart.
+
+    Args:
+        moved: whether it knows moved copies, or things as they are.
+    """
+
+    def __init__(self, moved: bool):
+        self.known = learnt(COPIES * moved)
 
     def generate(self, n: int, generator: torch.Generator | None = None) -> Views:
-        """Draw things and mirror images without repeating any, at most as many as there are."""
-        x = mirrored(faces("train"))
-        return at(x, torch.randperm(len(next(iter(x.values()))), generator=generator)[:n])
+        """Draw without repeating any, at most as many as there are."""
+        rows = torch.randperm(len(next(iter(self.known.values()))), generator=generator)
+        return at(self.known, rows[:n])
 
 
 class Components:
     """A normal distribution along the principal components of both views side by side.
 
     What it is not told of it fills in with the mean, given the rest.
+
+    Args:
+        moved: whether it is fitted to moved copies, or to things as they are.
+        components: how many; by default as many as suit what it is fitted to.
     """
 
-    def __init__(self, components: int = COMPONENTS):
-        x = moved_faces()
+    def __init__(self, moved: bool, components: int | None = None):
+        x = learnt(COPIES * moved)
         self.shapes = {m: view.shape[1:] for m, view in x.items()}
-        self.pca = PCA(components, svd_solver="randomized", random_state=0).fit(flat(x).numpy())
+        self.pca = PCA(components or COMPONENTS[moved], svd_solver="randomized", random_state=0).fit(
+            flat(x).numpy()
+        )
         self.mean, self.axes = (torch.tensor(a).float() for a in (self.pca.mean_, self.pca.components_))
         self.scale = torch.tensor(self.pca.explained_variance_).float()
         self.left = float(self.pca.noise_variance_)  # of each pixel, along the other directions
@@ -77,10 +92,10 @@ class Components:
 
 
 class Linear:
-    """Ridge regression from one picture to the other, of things moved alike."""
+    """Ridge regression from one picture to the other."""
 
-    def __init__(self, strength: float = RIDGE):
-        x = moved_faces()
+    def __init__(self, moved: bool, strength: float = RIDGE):
+        x = learnt(COPIES * moved)
         self.maps = {
             (a, b): Ridge(strength).fit(x[a].flatten(1).numpy(), x[b].flatten(1).numpy())
             for a in x
@@ -99,10 +114,10 @@ class Linear:
 
 
 class Nearest:
-    """The other picture of the thing learnt from whose picture is nearest, mirrored if that is nearer."""
+    """The other picture of the thing learnt from whose picture is nearest."""
 
-    def __init__(self):
-        self.known = mirrored(faces("train"))
+    def __init__(self, moved: bool):
+        self.known = learnt(COPIES * moved)
 
     def fill_in(self, x: Views) -> Views:
         """Return the other picture of the nearest."""

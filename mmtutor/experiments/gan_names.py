@@ -27,12 +27,10 @@ from mmtutor.ledger import Figures
 from .gan import CODE, DRAWN, NOISE, SHUFFLED, draw, drawings, rule_of
 from .gan import DEFAULT as OF_PICTURES
 from .gan_tasks import MOVED, STYLES, Views, face_items
+from .gan_uses import layers
 
-DIM, HIDDEN, OFTEN = (
-    24,
-    128,
-    3,
-)  # of the space of words; a word counts if so many things to learn from have it
+DIM = 24  # of the space of words
+OFTEN = 3  # a word counts if so many things to learn from have it
 WIDTH, STEPS = {"cpu": 16, "gpu": 64}, {"cpu": 1200, "gpu": 12000}
 PICTURE, WORDS = STYLES[0], "words"
 
@@ -104,7 +102,7 @@ class PictureAndWords(nn.Module):
     def __init__(self, width: int):
         super().__init__()
         self.picture = picture_maker(NOISE, width, 3)
-        self.words = nn.Sequential(nn.Linear(NOISE, HIDDEN), nn.LeakyReLU(0.2), nn.Linear(HIDDEN, DIM))
+        self.words = layers(NOISE, DIM)
 
     def forward(self, noise: Tensor) -> Tensor:
         return torch.cat([self.picture(noise).flatten(1), self.words(noise)], 1)
@@ -140,14 +138,10 @@ def settings(row: str) -> dict:
 
 def network(width: int) -> DTLGAN:
     """Return an untrained DTL GAN of a picture and words."""
-
-    def layers(n_in: int, n_out: int) -> list[nn.Module]:
-        return [nn.Linear(n_in, HIDDEN), nn.LeakyReLU(0.2), nn.Linear(HIDDEN, n_out)]
-
-    reads = nn.Sequential(*layers(DIM, CODE), nn.LeakyReLU(0.2))
+    reads = nn.Sequential(layers(DIM, CODE), nn.LeakyReLU(0.2))
     gan = DTLGAN(
         DTLEncoder({PICTURE: picture_branch(CODE, width), WORDS: reads}, CODE, CODE),
-        {PICTURE: picture_maker(CODE, width // 2, 3), WORDS: nn.Sequential(*layers(CODE, DIM))},
+        {PICTURE: picture_maker(CODE, width // 2, 3), WORDS: layers(CODE, DIM)},
         DTLGenerator(PictureAndWords(width), {PICTURE: (3, 32, 32), WORDS: (DIM,)}, NOISE),
         DTLDiscriminator(CODE, 2 * CODE),
     )

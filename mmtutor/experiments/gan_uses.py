@@ -32,6 +32,8 @@ ROWS = {
     "DTL": {},
     "autoencoder": dict(judged=False),  # what the discriminator says then reaches no code
     "no reconstruction": dict(reconstruction=0.0),
+    "no penalty": dict(penalty=0.0),
+    "untrained": dict(model="untrained"),
     "components": dict(model="components"),
     "components, 16": dict(model="components", code=16),
     "views themselves": dict(model="views"),
@@ -169,11 +171,13 @@ def crossed(model, x: Views) -> np.ndarray:
 
 
 def learn(x: Views, s: dict, seed: int, steps: int, progress: bool):
-    """Train a model of some items."""
-    if s["model"] != "DTL":
+    """Train a model of some items, or leave it as it is."""
+    if s["model"] in ("components", "views"):
         return {"components": Components, "views": ViewsThemselves}[s["model"]](x, s["code"])
     noise = runtime.seed_everything(seed)
     gan = network({m: view.shape[1] for m, view in x.items()}, s["code"])
+    if s["model"] == "untrained":
+        return Codes(gan)
     rule = Rule(**{k: s[k] for k in ("judged", "reconstruction", "penalty", "rate")})
 
     def batch() -> Views:
