@@ -166,7 +166,7 @@ def test_filled_in_truth_is_found_and_has_no_error():
 
 
 def test_components_fill_in_what_a_normal_distribution_expects():
-    model = gan_baselines.Components(5)
+    model = gan_baselines.Components(True, 5)
     x = at(faces("test"), torch.arange(4))
     flat = gan_baselines.flat(x).double()
     mean, axes = model.mean.double(), model.axes.double()
@@ -180,7 +180,7 @@ def test_components_fill_in_what_a_normal_distribution_expects():
 
 def test_nearest_brings_the_partner_of_the_nearest_thing_mirrored_if_need_be():
     x = at(faces("train"), torch.tensor([3, 50]))
-    told = gan_baselines.Nearest().fill_in({"noto": x["noto"].flip(-1)})["fluent"]
+    told = gan_baselines.Nearest(False).fill_in({"noto": x["noto"].flip(-1)})["fluent"]
     torch.testing.assert_close(told, x["fluent"].flip(-1))
 
 
