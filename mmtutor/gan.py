@@ -1,8 +1,8 @@
 r"""The DTL GAN: an encoder of several modalities, a generator of all at once, a discriminator of codes.
 
-A discriminator :math:`d` says of a code how real it is, by a *logit* :math:`\ell`; its probability is
-:math:`D=\sigma(\ell)`. Real codes are drawn from :math:`p_r`, codes of what the generator made from
-:math:`p_g`.
+A discriminator :math:`d` says of a thing's code how real it is, by a *logit* :math:`\ell(x)=d(E(x))`; its
+probability is :math:`D=\sigma(\ell)`. Real things are drawn from :math:`p_r`, what the generator made from
+:math:`p_g`; :math:`\mathbb E_r` and :math:`\mathbb E_g` are means over them.
 """
 
 import copy

@@ -167,16 +167,21 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs: bool = 
     noise, x = runtime.seed_everything(seed), pairs("train")
     if shuffle_pairs or s["shuffled"]:
         x = x | {WORDS: x[WORDS][torch.randperm(len(x[WORDS]), generator=noise)]}
+    return learn(x, s, STEPS[scale], WIDTH[scale], noise, progress)
+
+
+def learn(x: Views, s: dict, steps: int, width: int, noise: torch.Generator, progress: bool) -> DTLGAN:
+    """Train a DTL GAN of pictures and points of words; pictures are moved, words are not."""
+    gan = network(width)
 
     def change(views: Views) -> Views:
         moved = random_affine(views[PICTURE], **MOVED, generator=noise)
         return views | {PICTURE: random_mirror(moved, generator=noise)}
 
-    gan = network(WIDTH[scale])
     gan.history = train_gan(
         gan,
         lambda: draw(x, noise),
-        STEPS[scale],
+        steps,
         rule_of(s),
         change=change,
         progress=progress,
