@@ -47,7 +47,7 @@ book: $(READY) ## build the site from the committed outputs into _build/html (ab
 test: chromium chapter book ## everything: unit tests, every chapter run afresh, the site and JupyterLab in a browser
 	$(PYTHON) -m pytest -n 2 --dist loadfile $(TESTS)
 
-check: $(READY) ## the part of the tests that needs no browser: lint and unit tests (minutes)
+check: $(READY) ## the quick part of the tests: lint and unit tests, a few minutes
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m pytest -n 2 --dist loadfile --ignore tests/browser --ignore tests/test_book.py --ignore-glob "tests/test_experiments_*.py"
