@@ -1,15 +1,27 @@
-"""One training loop for the whole book, short enough to read before you trust it."""
+"""One training loop for the whole book, and what it takes to share a batch between processes.
+
+The loop is short enough to read before you trust it. Several processes are PyTorch's own: ``torchrun`` starts
+them, ``DistributedDataParallel`` averages their gradients. Added here is what a contrast needs and a mean
+over items does not: candidates from every process, with gradients.
+"""
 
 import contextlib
 import copy
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
+from .contrastive import check_pair, check_positive, in_full_precision, unit
 from .runtime import device
 
 
@@ -150,3 +162,180 @@ def train(
     else:
         history.best_step = len(history.loss)
     return history
+
+
+def processes() -> tuple[int, int]:
+    """Return this process's number and how many there are: ``(0, 1)`` unless `process_group` has joined more.
+
+    Example:
+        >>> processes()
+        (0, 1)
+    """
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+@contextlib.contextmanager
+def process_group():
+    """Join the processes that ``torchrun`` has started, and leave them at the end; alone, do nothing.
+
+    So one program runs both ways::
+
+        python program.py                                          # alone
+        torchrun --standalone --nproc-per-node 2 program.py        # two processes of one machine
+
+    Processes talk by NCCL where there is CUDA, each with a GPU of its own, else by Gloo.
+
+    Yields:
+        This process's number and how many there are.
+
+    Raises:
+        RuntimeError: if there are fewer GPUs than processes on this machine.
+
+    Example:
+        >>> with process_group() as (rank, count):
+        ...     print(f"process {rank} of {count}")
+        process 0 of 1
+    """
+    if "RANK" not in os.environ:
+        yield 0, 1
+        return
+    cuda = torch.cuda.is_available()
+    if cuda:
+        local, here = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if local >= here:
+            raise RuntimeError(
+                f"process_group: expected a GPU for each process, found {here} for {local + 1}"
+            )
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield processes()
+    finally:
+        dist.destroy_process_group()
+
+
+def own_share(batch: Float[Tensor, "whole *any"]) -> Float[Tensor, "own *any"]:
+    """Return this process's equal part of a batch that all of them have drawn alike, in order of processes.
+
+    Raises:
+        ValueError: if the batch cannot be divided equally: a mean of unequal means is another mean.
+
+    Example:
+        >>> own_share(torch.arange(4))
+        tensor([0, 1, 2, 3])
+    """
+    rank, count = processes()
+    if len(batch) % count:
+        raise ValueError(f"batch: expected a multiple of {count} processes, found {len(batch)} items")
+    return batch.chunk(count)[rank]
+
+
+def gather(z: Float[Tensor, "own dim"]) -> Float[Tensor, "whole dim"]:
+    r"""Return the rows of all processes, one process after another, with a gradient to each.
+
+    On the way back each process receives the sum of all processes' gradients for its rows,
+    :math:`\sum_r\partial L_r/\partial z`. ``dist.all_gather`` itself has no way back.
+
+    Args:
+        z: ``(B, D)``, as many rows in each process.
+
+    Returns:
+        ``(R B, D)`` for ``R`` processes; alone, ``z``.
+
+    Raises:
+        ValueError: in all processes, if their numbers of rows differ.
+
+    Example:
+        >>> gather(torch.eye(2))
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+    if processes()[1] == 1:
+        return z
+    sizes = [torch.zeros(1, dtype=torch.long, device=z.device) for _ in range(processes()[1])]
+    dist.all_gather(sizes, torch.tensor([len(z)], device=z.device))
+    if len(set(map(int, sizes))) > 1:
+        raise ValueError(f"z: expected as many rows in each process, found {[*map(int, sizes)]}")
+    return _Gather.apply(z)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z):
+        parts = [torch.empty_like(z) for _ in range(processes()[1])]
+        dist.all_gather(parts, z.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, upstream):
+        summed = upstream.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(summed)
+        return own_share(summed)
+
+
+@in_full_precision
+def gathered_info_nce(
+    a: Float[Tensor, "own dim"],
+    b: Float[Tensor, "own dim"],
+    temperature: float | Tensor = 0.07,
+) -> Float[Tensor, ""]:
+    r"""InfoNCE of this process's pairs among the candidates of all processes.
+
+    .. math:: L_r=\frac1{2B}\sum_{i\in r}\Big[-\log\frac{e^{s_{ii}/\tau}}{\sum_je^{s_{ij}/\tau}}
+              -\log\frac{e^{s_{ii}/\tau}}{\sum_je^{s_{ji}/\tau}}\Big]
+
+    The sums run over the things :math:`j` of every process. The mean of :math:`L_r` over processes is
+    :func:`~mmtutor.contrastive.info_nce` of the whole batch, and the mean of their gradients, which
+    ``DistributedDataParallel`` takes, its gradient. Each process holds ``B x R B`` similarities, twice.
+
+    Args:
+        a, b: this process's embeddings ``(B, D)``; normalised here. Row ``i`` of both is one thing.
+        temperature: :math:`\tau>0`; a tensor may be learnt.
+
+    Raises:
+        ValueError: as ``info_nce``, or if processes have different numbers of rows.
+
+    Example:
+        >>> from mmtutor.contrastive import info_nce
+        >>> a, b = torch.eye(4), torch.eye(4).flip(0)
+        >>> bool(gathered_info_nce(a, b) == info_nce(a, b))
+        True
+    """
+    check_pair(a, b)
+    check_positive("temperature", temperature)
+    a, b = unit(a), unit(b)
+    partner = processes()[0] * len(a) + torch.arange(len(a), device=a.device)
+    rows, columns = a / temperature @ gather(b).T, b / temperature @ gather(a).T
+    return (F.cross_entropy(rows, partner) + F.cross_entropy(columns, partner)) / 2
+
+
+def in_chunks(encode: Callable[..., Tensor], *x: Tensor, chunk_size: int) -> Tensor:
+    r"""Encode a batch a few items at a time, and again on the way back, to keep only the embeddings.
+
+    The result and its gradient are those of ``encode(*x)``, if ``encode`` treats items one by one (batch
+    normalisation does not). Activations of one chunk exist at a time; the price is a second pass forward.
+    What a loss of all embeddings says of each of them, :math:`\partial L/\partial z_i`, is all that a chunk
+    needs to know of the others: the cached gradient.
+
+    Args:
+        encode: maps ``B`` rows of each of ``x`` to ``B`` embeddings. Its dropout is repeated on the way back.
+        x: tensors with one row for each item.
+        chunk_size: items at a time.
+
+    Raises:
+        ValueError: if the tensors differ in length, or the chunk size is not positive.
+
+    Source:
+        Gao et al. (2021); the second pass is PyTorch's ``checkpoint``.
+
+    Example:
+        >>> encode, x = nn.Linear(3, 2), torch.randn(8, 3)
+        >>> bool(torch.allclose(in_chunks(encode, x, chunk_size=3), encode(x)))
+        True
+    """
+    check_positive("chunk_size", chunk_size)
+    if len({len(part) for part in x}) != 1:
+        raise ValueError(f"x: expected tensors of one length, found lengths {[len(part) for part in x]}")
+    chunks = zip(*(part.split(chunk_size) for part in x), strict=True)
+    return torch.cat([checkpoint(encode, *chunk, use_reentrant=False) for chunk in chunks])

@@ -3,7 +3,11 @@
 import contextlib
 import io
 import math
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +15,17 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mmtutor import training
-from mmtutor.training import History, train
+from mmtutor.contrastive import info_nce
+from mmtutor.training import (
+    History,
+    gather,
+    gathered_info_nce,
+    in_chunks,
+    own_share,
+    process_group,
+    processes,
+    train,
+)
 
 X = torch.linspace(-1, 1, 20)[:, None]
 
@@ -242,3 +256,153 @@ def test_the_progress_bar_shows_loss_score_steps_a_second_and_time_left(monkeypa
     assert f"loss={history.loss[13]:.3f}" in line and "score=0.250" in line
     assert "/20 [" in line and "step/s" in line and "<00:00" in line
     assert screen.getvalue().split("\r")[-2].isspace()  # at the end it clears itself away
+
+
+# -- several processes --------------------------------------------------------------------------------------
+
+PROGRAM = Path(__file__).with_name("two_processes.py")
+
+
+def start(count: int, folder: Path, *tasks: str) -> subprocess.CompletedProcess:
+    """Run tasks of the program in processes that ``torchrun`` starts; alone for a count of one."""
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
+    command = [sys.executable, *(several if count > 1 else []), PROGRAM, folder, *tasks]
+    quiet = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(PROGRAM.parents[1])}
+    return subprocess.run(command, env=quiet, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> dict[tuple[int, int], dict]:
+    """What process ``rank`` of ``count`` found, for (0, 1), (0, 2) and (1, 2)."""
+    folder = tmp_path_factory.mktemp("processes")
+    for count, tasks in ((1, ["losses", "trained"]), (2, ["losses", "trained", "gathered", "unequal"])):
+        done = start(count, folder, *tasks)
+        assert done.returncode == 0, done.stderr[-3000:]
+    keys = (0, 1), (0, 2), (1, 2)
+    return {key: torch.load(folder / "{} of {}.pt".format(*key), weights_only=True) for key in keys}
+
+
+def close(one: list[Tensor], other: list[Tensor], atol: float = 1e-6) -> bool:
+    return all(torch.allclose(a, b, rtol=0, atol=atol) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("way", ["at once", "in chunks"])
+def test_two_processes_have_the_loss_and_the_gradients_of_one(runs, way):
+    whole = runs[0, 1]["losses"]["whole"]
+    found = [runs[rank, 2]["losses"][way] for rank in (0, 1)]
+    assert found[0]["loss"] != found[1]["loss"]  # each has its own pairs
+    assert math.isclose(sum(each["loss"] for each in found) / 2, whole["loss"], abs_tol=1e-6)
+    assert min(slope.abs().max() for slope in whole["gradients"]) > 1e-3
+    for each in found:
+        assert close(each["gradients"], whole["gradients"])
+    alone = runs[0, 1]["losses"][way]
+    assert math.isclose(alone["loss"], whole["loss"], abs_tol=1e-6)
+    assert close(alone["gradients"], whole["gradients"])
+
+
+def test_two_processes_train_to_the_weights_of_one_and_stay_bitwise_alike(runs):
+    one, first, second = (runs[key]["trained"] for key in ((0, 1), (0, 2), (1, 2)))
+    assert close(first["weights"], one["weights"])
+    assert all(torch.equal(a, b) for a, b in zip(first["weights"], second["weights"], strict=True))
+    mean = (torch.tensor(first["loss"]) + torch.tensor(second["loss"])) / 2
+    assert torch.allclose(mean, torch.tensor(one["loss"]), atol=1e-6)
+
+
+def test_gathering_keeps_the_order_of_processes_and_sums_their_gradients(runs):
+    for rank in (0, 1):
+        found = runs[rank, 2]["gathered"]
+        assert torch.equal(found["rows"], torch.arange(8.0).reshape(4, 2))
+        assert torch.equal(found["gradient"], torch.full((2, 2), 3.0))  # 1 from process 0, 2 from process 1
+
+
+def test_unequal_numbers_of_rows_are_refused_in_every_process(runs):
+    expected = "z: expected as many rows in each process, found [1, 2]"
+    assert [runs[rank, 2]["unequal"]["problem"] for rank in (0, 1)] == [expected, expected]
+
+
+def test_a_nan_in_one_process_ends_them_all_with_a_message(tmp_path):
+    done = start(2, tmp_path, "nan")
+    assert done.returncode != 0 and not list(tmp_path.iterdir())
+    assert "expected finite embeddings, found NaN" in done.stderr
+
+
+def test_alone_nothing_is_gathered_and_the_whole_batch_is_the_own_share():
+    z = torch.randn(3, 2)
+    with process_group() as found:
+        assert found == processes() == (0, 1)
+        assert gather(z) is z and torch.equal(own_share(z), z)
+
+
+def test_a_batch_that_cannot_be_divided_equally_is_refused(monkeypatch):
+    monkeypatch.setattr(training, "processes", lambda: (1, 3))
+    assert own_share(torch.arange(6)).tolist() == [2, 3]
+    with pytest.raises(ValueError, match="batch: expected a multiple of 3 processes, found 8 items"):
+        own_share(torch.arange(8))
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(RuntimeError, match="expected a GPU for each process, found 1 for 2"), process_group():
+        pass
+
+
+def test_the_gathered_loss_computes_in_full_precision_and_refuses_what_info_nce_refuses():
+    a, b = torch.randn(2, 6, 4).bfloat16()
+    assert torch.isclose(gathered_info_nce(a, b), info_nce(a, b))
+    assert gathered_info_nce(a, b).dtype == torch.float32
+    for bad, message in (((a, b[:5]), "one shape"), ((a * math.nan, b), "NaN"), ((a, b, 0.0), "temperature")):
+        with pytest.raises(ValueError, match=message):
+            gathered_info_nce(*bad)
+
+
+# -- a batch in chunks --------------------------------------------------------------------------------------
+
+
+def encoder() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 64), nn.Tanh(), nn.Dropout(0.5), nn.Linear(64, 2)).double()
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 8, 100])
+def test_chunks_give_the_embeddings_and_gradients_of_the_whole(chunk_size):
+    x, y = torch.randn(2, 8, 3).double()
+    found = []
+    for encode in (lambda net, x: net(x), partial(in_chunks, chunk_size=chunk_size)):
+        net = encoder().eval()
+        loss = info_nce(encode(net, x), encode(net, y))
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in net.parameters())])
+    assert close(*found, atol=1e-12)
+
+
+def test_dropout_is_the_same_on_the_way_back():
+    x, net, seen = torch.ones(4, 3).double(), encoder(), []
+    net[2].register_forward_hook(lambda layer, given, made: seen.append(made.detach()))
+    in_chunks(net, x, chunk_size=2).sum().backward()
+    assert len(seen) == 4  # two chunks, each forth and back
+    back = sorted(range(2), key=lambda k: not torch.equal(seen[k], seen[2]))  # in either order
+    assert torch.equal(seen[back[0]], seen[2]) and torch.equal(seen[back[1]], seen[3])
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_chunks_keep_embeddings_and_not_activations():
+    x, net = torch.randn(512, 3).double(), encoder()
+
+    def kept(encode) -> int:
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.numel()) or t, lambda t: t):
+            encode(net, x)
+        return sum(sizes)
+
+    assert kept(partial(in_chunks, chunk_size=16)) < kept(lambda net, x: net(x)) / 10
+
+
+def test_chunks_of_no_size_and_tensors_of_different_lengths_are_refused():
+    x = torch.randn(4, 3)
+    with pytest.raises(ValueError, match="chunk_size: expected a positive number, found 0"):
+        in_chunks(encoder(), x, chunk_size=0)
+    with pytest.raises(ValueError, match=r"expected tensors of one length, found lengths \[4, 3\]"):
+        in_chunks(encoder(), x, x[:3], chunk_size=2)

@@ -64,7 +64,7 @@ def visit(site, chromium):
         page.on("console", lambda said: page.errors.append(said.text) if said.type == "error" else None)
         page.goto(f"{site}/{name}.html", wait_until="networkidle")
         page.evaluate("window.MathJax?.startup?.promise")
-        page.wait_for_function("!document.querySelector('.mmt-page > .mmt-fallback')", timeout=10_000)
+        page.wait_for_function("!document.querySelector('.mmt-page > .mmt-fallback')", timeout=30_000)
         return page
 
     return open_page
