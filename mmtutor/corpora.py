@@ -1,7 +1,7 @@
 """Real corpora and pretrained encoders, in the shapes that the chapters' code takes.
 
-Every corpus is read by torchvision's own class from files that you have fetched; nothing is downloaded here,
-and none of them ships with the book. An item is a view, numbers from -1 to 1, and the texts that go with it.
+Every corpus is read by torchvision's own class from files that you have fetched; none ships with the book.
+An item is a view, numbers from -1 to 1, and the texts that go with it.
 """
 
 import warnings
@@ -57,11 +57,16 @@ def one_text_each(items: Sequence[tuple[Tensor, list[str]]]) -> tuple[Tensor, li
     Pass it as ``collate_fn`` to a ``DataLoader``. A text each, for two texts of one picture in a batch would
     be each other's false negatives.
 
+    Raises:
+        ValueError: if an item has no text.
+
     Example:
         >>> x, texts = one_text_each([(torch.zeros(3, 32, 32), ["a", "b"]), (torch.zeros(3, 32, 32), ["c"])])
         >>> x.shape, texts[0] in "ab", texts[1]
         (torch.Size([2, 3, 32, 32]), True, 'c')
     """
+    if not all(texts for _, texts in items):
+        raise ValueError("texts: expected at least one for each item, found an item without")
     texts = [texts[int(torch.randint(len(texts), ()))] for _, texts in items]
     return torch.stack([x for x, _ in items]), texts
 
@@ -285,6 +290,7 @@ class Pretrained(nn.Module):
 
     Raises:
         CorpusError: if the weights are neither here nor can be downloaded; says what to get.
+        ValueError: for pictures of another shape.
 
     Example:
         >>> Pretrained("resnet18", dim=16, weights=None, size=64)(torch.zeros(2, 3, 32, 32)).shape
@@ -319,6 +325,8 @@ class Pretrained(nn.Module):
         return self
 
     def forward(self, x: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+        if x.ndim != 4 or x.shape[1] != 3:
+            raise ValueError(f"pictures: expected shape (B, 3, H, W), found {tuple(x.shape)}")
         x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True)
         with torch.no_grad():
             found = self.network(((x + 1) / 2 - self.mean) / self.spread)

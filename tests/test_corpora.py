@@ -201,6 +201,18 @@ def test_each_item_of_a_batch_has_one_text_and_each_text_its_turn():
     assert seen == {"a", "b"}
 
 
+def test_an_item_without_a_text_is_refused():
+    with pytest.raises(ValueError, match="texts: expected at least one for each item"):
+        corpora.one_text_each([(torch.zeros(3, 4, 4), ["a"]), (torch.zeros(3, 4, 4), [])])
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 32, 32), (3, 32, 32)])
+def test_a_pretrained_network_refuses_what_is_no_batch_of_colour_pictures(shape):
+    model = Pretrained("resnet18", dim=8, weights=None, size=32)
+    with pytest.raises(ValueError, match=r"pictures: expected shape \(B, 3, H, W\), found"):
+        model(torch.zeros(shape))
+
+
 @pytest.mark.parametrize("name", ["resnet18", "vgg11", "inception_v3"])
 @pytest.mark.filterwarnings("ignore:The default weight initialization")
 def test_only_the_last_map_of_a_pretrained_network_learns_and_its_statistics_stay(name):
