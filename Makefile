@@ -61,8 +61,8 @@ execute: $(READY) ## run the chapters whose outputs are stale (CHAPTER=06 for on
 results: $(READY) ## run a chapter's models and baselines over five seeds into results/ (CHAPTER=06, SCALE=gpu)
 	$(PYTHON) -m tools.sweep
 
-bench: $(READY) ## speed and memory against other libraries
-	@for file in bench/[a-z]*.py; do echo "$$file"; $(PYTHON) $$file || exit 1; done
+bench: book ## speed, memory and weight beside other libraries, written to book/bench.md (about ten minutes)
+	$(PYTHON) -m tools.bench
 
 clean: ## remove what was built (not .venv: remove that folder by hand)
 	rm -rf _build dist build .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,6 @@
-"""What the theme needs: MathJax from the site itself, no live-kernel script, the name by the logo."""
+"""What the theme needs: MathJax from the site itself, no live-kernel script, the name by the logo, and that
+pages can be read where a browser runs no scripts or keeps nothing.
+"""
 
 import re
 import shutil
@@ -17,6 +19,13 @@ WANTED = (
 )
 # one icon in the theme's script: its name, width, height, other names, code point, one outline or two
 ICON = re.compile(r'"?([a-z0-9-]+)"?:\[\d+,\d+,\[([^\]]*)\],"[0-9a-f]+",(?:"[^"]*"|\["[^"]*","[^"]*"\])\],?')
+# what does not work without scripts, said where it matters
+NOTE = (
+    '<noscript><p class="mm-noscript">Scripts are off here: formulas stand as TeX, and each widget as a '
+    'picture and a sentence. Everything else is on the page; the <a href="{cover}">cover</a> lists the '
+    "chapters.</p></noscript>"
+)
+NEEDS_SCRIPTS = ('class="math', "data-mmt-widget")
 
 
 def leave_thebe_out(app, _config) -> None:
@@ -60,10 +69,28 @@ def keep_used_icons(app, error) -> None:
     script.write_text(ICON.sub(keep, script.read_text("utf-8")), "utf-8")
 
 
+def stand_without_scripts(_app, _pagename, _templatename, context, _doctree) -> None:
+    """Before the theme asks for ``localStorage``, load what stands in for it; say what needs scripts."""
+    address = context["pathto"]("_static/storage.js", 1)
+    context["metatags"] = f'{context.get("metatags", "")}<script src="{address}"></script>'
+    if any(mark in context.get("body", "") for mark in NEEDS_SCRIPTS):
+        context["body"] = NOTE.format(cover=context["pathto"](context["root_doc"])) + context["body"]
+
+
+def light_without_scripts(app, error) -> None:
+    """Begin every page in light colours: what the theme calls "auto" has none until its script runs."""
+    for page in [] if error else Path(app.outdir).rglob("*.html"):
+        text = page.read_text("utf-8")
+        if (light := text.replace(' data-theme="auto"', ' data-theme="light"', 1)) != text:
+            page.write_text(light, "utf-8")
+
+
 def setup(app):
     """Called by Sphinx."""
     app.connect("config-inited", leave_thebe_out)
     app.connect("config-inited", name_the_logo)
     app.connect("builder-inited", copy_mathjax)
+    app.connect("html-page-context", stand_without_scripts)
     app.connect("build-finished", keep_used_icons)
+    app.connect("build-finished", light_without_scripts)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,19 +1,25 @@
-"""Chapter 09's attention against PyTorch's own: time there and back, with weights and without.
+"""The attention of chapter 09 beside PyTorch's own: time there and back, with weights and without.
 
-``make bench``, or ``python bench/attention.py``. All versions of a line run in turns (A, B, A, B, ...); their
-medians are compared. Time is the processor's, of one thread.
+``make bench``, or ``python -m bench.attention``.
 """
 
 import torch
 import torch.nn.functional as F
-from _measure import print_environment, print_times, seconds, there_and_back
 from torch import Tensor, nn
 
+from bench._measure import SECONDS, SEED, compare, there_and_back
 from mmtutor import attention
 from mmtutor.attention import MultiHeadAttention
 
-BATCH, DIM, HEADS, SEED = 8, 64, 4, 0
-REPEATS = {32: 101, 128: 51, 512: 15, 2048: 3}
+TITLE = "Attention"
+ABOUT = """\
+Forward and backward of self-attention with several heads. *By hand* is the same layer around PyTorch's
+`scaled_dot_product_attention`, which never hands out the weights; where they are asked for,
+`nn.MultiheadAttention` is the plain version. The last table has no peer: it puts the book's kinds of
+attention side by side, one query to many keys."""
+
+BATCH, DIM, HEADS = 8, 64, 4
+LENGTHS = (32, 128, 512, 2048)
 KINDS = {
     "dot": attention.DotAttention,
     "scaled dot": attention.ScaledDotAttention,
@@ -21,7 +27,7 @@ KINDS = {
     "additive": attention.AdditiveAttention,
     "hybrid": attention.HybridAttention,
     "local": attention.LocalAttention,
-    "location": lambda dim: attention.LocationAttention(dim, max(REPEATS)),
+    "location": lambda dim: attention.LocationAttention(dim, max(LENGTHS)),
 }
 
 
@@ -35,34 +41,39 @@ def fused(ours: MultiHeadAttention, x: Tensor, valid: Tensor | None) -> Tensor:
     return ours.out_proj(F.scaled_dot_product_attention(q, k, v, mask).transpose(1, 2).flatten(2))
 
 
-def bench_heads(length: int, padded: bool) -> None:
+def heads_rows(length: int, padded: bool, seconds: float) -> list[dict]:
     """Time a self-attention of many heads, weights asked for or not."""
+    torch.manual_seed(SEED)
     ours, peer = MultiHeadAttention(DIM, HEADS), nn.MultiheadAttention(DIM, HEADS, batch_first=True)
     ours.load_state_dict(peer.state_dict())
     x = torch.randn(BATCH, length, DIM, generator=torch.Generator().manual_seed(SEED), requires_grad=True)
     valid = torch.arange(length) < torch.arange(1, BATCH + 1)[:, None] * length // BATCH if padded else None
     padding = None if valid is None else ~valid
-    title = f"{length} tokens" + (", padded" if padded else "")
-    not_asked = {
-        "mmtutor": lambda x: ours(x, x, valid=valid)[0],
-        "scaled_dot_product_attention": lambda x: fused(ours, x, valid),
-        "MultiheadAttention": lambda x: peer(x, x, x, key_padding_mask=padding, need_weights=False)[0],
+
+    def library(x: Tensor, asked: bool) -> Tensor:
+        out, weights = ours(x, x, valid=valid, need_weights=asked)
+        return out if not asked else torch.cat([out.flatten(), weights.flatten()])
+
+    def theirs(x: Tensor, asked: bool) -> Tensor:
+        more = {"need_weights": asked, "average_attn_weights": False}
+        out, weights = peer(x, x, x, key_padding_mask=padding, **more)
+        return out if not asked else torch.cat([out.flatten(), weights.flatten()])
+
+    without = {
+        "by hand": lambda x: fused(ours, x, valid),
+        "mmtutor": lambda x: library(x, False),
+        "nn.MultiheadAttention": lambda x: theirs(x, False),
     }
-    asked = {
-        "mmtutor": lambda x: ours(x, x, valid=valid, need_weights=True)[0],
-        "MultiheadAttention": lambda x: peer(x, x, x, key_padding_mask=padding, average_attn_weights=False)[
-            0
-        ],
-    }
-    for name, versions, plain in (
-        ("no weights", not_asked, "scaled_dot_product_attention"),
-        ("weights", asked, "MultiheadAttention"),
-    ):
-        runs = {version: there_and_back(call, x) for version, call in versions.items()}
-        print_times(f"{title}, {name}", seconds(runs, REPEATS[length]), plain)
+    asked = {"nn.MultiheadAttention": lambda x: theirs(x, True), "mmtutor": lambda x: library(x, True)}
+    case, found = f"{length} tokens" + (", padded" if padded else ""), []
+    for table, versions in (("Output alone", without), ("Output and weights", asked)):
+        runs = {name: there_and_back(call, x) for name, call in versions.items()}
+        over, rivals = next(iter(versions)), {"mmtutor": [name for name in versions if name != "mmtutor"]}
+        found.append(compare(table, case, runs, over, rivals, seconds))
+    return found
 
 
-def bench_kinds(length: int) -> None:
+def kinds_row(length: int, seconds: float) -> dict:
     """Time one query of each kind."""
     generator = torch.Generator().manual_seed(SEED)
     q = torch.randn(BATCH, DIM, generator=generator)
@@ -72,21 +83,18 @@ def bench_kinds(length: int) -> None:
     for name, make in KINDS.items():
         kind = make(DIM)
         runs[name] = there_and_back(lambda k, kind=kind: kind(q, k, state=before)[0], k)
-    print_times(f"{length} keys, one query", seconds(runs, REPEATS[length]), "dot")
+    return compare("Kinds of attention, one query", f"{length} keys", runs, "dot", {}, seconds, same={})
 
 
-def main() -> None:
-    print_environment(("torch",))
-    print(
-        f"batch {BATCH}, width {DIM}, {HEADS} heads, float32; in brackets the ratio to PyTorch's or to dot\n"
-    )
-    for length in REPEATS:
-        for padded in (False, True):
-            bench_heads(length, padded)
-    for length in REPEATS:
-        bench_kinds(length)
+def rows(seconds: float = SECONDS) -> list[dict]:
+    """Return all figures of this file."""
+    found = [
+        row for length in LENGTHS for padded in (False, True) for row in heads_rows(length, padded, seconds)
+    ]
+    return [*found, *(kinds_row(length, seconds) for length in LENGTHS)]
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()
+    from bench._table import show
+
+    show(rows())

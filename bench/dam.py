@@ -1,9 +1,6 @@
-"""Chapter 11's network against the same layers from PyTorch's fused modules: time of a training step.
+"""Chapter 11's network beside the same layers from PyTorch's fused modules: time of a training step.
 
-``make bench``, or ``python bench/dam.py``. Where PyTorch has a module it stands in ours' place: GRU,
-MultiheadAttention and scaled_dot_product_attention, none of them asked for weights. All else is the same. All
-versions of a line run in turns (A, B, A, B, ...); their medians are compared. Time is the processor's, of one
-thread.
+``make bench``, or ``python -m bench.dam``.
 """
 
 import copy
@@ -12,14 +9,21 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from _measure import print_environment, print_times, seconds, there_and_back
 from torch import Tensor, nn
 
+from bench._measure import SECONDS, SEED, compare, there_and_back
 from mmtutor.dam import InterAttention, ShortTermMemory
 from mmtutor.dtl import BiRNN, DTLNetwork, Extractor, dual_task_loss, residual_body
 
-BATCH, DIM, WIDTH, CLASSES, SEED = 64, 64, 8, 8, 0
-REPEATS = {8: 21, 32: 11}  # by the number of frames
+TITLE = "Dual attention"
+ABOUT = """\
+A training step of chapter 11's network, and its parts alone. Where PyTorch has a module it stands in
+ours' place (GRU, `nn.MultiheadAttention`, `scaled_dot_product_attention`), none of them asked for
+weights and none given a mask. All else is the same."""
+
+BATCH, DIM, WIDTH, CLASSES = 64, 64, 8, 8
+FRAMES = (8, 32)
+PEER = "PyTorch's modules"
 
 
 class FusedGRU(nn.Module):
@@ -77,46 +81,51 @@ def fused(ours: DTLNetwork) -> DTLNetwork:
     return peer
 
 
-def step(model: DTLNetwork, inputs: dict[str, Tensor], y: Tensor) -> Callable:
-    def run():
+def step(model: DTLNetwork, inputs: dict[str, Tensor], y: Tensor) -> Callable[[], list[Tensor]]:
+    """Return a training step; its result is the loss and the gradients of the extractors."""
+
+    def run() -> list[Tensor]:
         model.zero_grad()
-        dual_task_loss(model(inputs), y).backward()
+        loss = dual_task_loss(model(inputs), y)
+        loss.backward()
+        return [loss.detach(), *(p.grad for p in model.extractors.parameters())]
 
     return run
 
 
-def main() -> None:
-    print_environment(("torch",))
-    print(f"batch {BATCH}, width {DIM}, float32; in brackets the ratio to PyTorch's\n")
+def frames_rows(frames: int, seconds: float) -> list[dict]:
+    """Time a step of the whole network and its parts, for animations of so many frames."""
     generator = torch.Generator().manual_seed(SEED)
+    torch.manual_seed(SEED)
+    extractors = {m: Extractor(DIM, residual_body(WIDTH)) for m in ("picture", "animation")}
+    ours = DTLNetwork(extractors, dict.fromkeys(extractors, DIM), DIM, CLASSES, timed=["animation"])
+    nets = {PEER: fused(ours), "mmtutor": ours}
+    inputs = {"picture": torch.randn(BATCH, 3, 32, 32, generator=generator)}
+    inputs["animation"] = torch.randn(BATCH, frames, 6, 32, 32, generator=generator)
+    y = torch.randint(CLASSES, (BATCH,), generator=generator)
     tokens = {"picture": torch.randn(BATCH, 16, DIM, generator=generator)}
-    for frames, repeats in REPEATS.items():
-        torch.manual_seed(SEED)
-        extractors = {m: Extractor(DIM, residual_body(WIDTH)) for m in ("picture", "animation")}
-        ours = DTLNetwork(extractors, dict.fromkeys(extractors, DIM), DIM, CLASSES, timed=["animation"])
-        peer = fused(ours)
-        x = {"picture": torch.randn(BATCH, 3, 32, 32, generator=generator)}
-        x["animation"] = torch.randn(BATCH, frames, 6, 32, 32, generator=generator)
-        y = torch.randint(CLASSES, (BATCH,), generator=generator)
-        with torch.no_grad():
-            torch.testing.assert_close(ours(x).logits, peer(x).logits)
-        runs = {"mmtutor": step(ours, x, y), "PyTorch's modules": step(peer, x, y)}
-        print_times(f"{frames} frames, training step", seconds(runs, repeats), "PyTorch's modules")
-        h = torch.randn(BATCH, frames, DIM, generator=generator, requires_grad=True)
-        state = torch.randn(BATCH, frames, DIM // 2, generator=generator, requires_grad=True)
-        parts = {
-            "Bi-GRU": (h, lambda net, h: net.rnns[1](h)),
-            "inter": (h, lambda net, h: net.dam.parts["inter"](tokens | {"animation": h})[0]["animation"]),
-            "short": (state, lambda net, h: net.dam.parts["short"](h)[0]),
-        }
-        for name, (x, part) in parts.items():
-            runs = {
-                version: there_and_back(partial(part, net), x)
-                for version, net in (("mmtutor", ours), ("PyTorch's modules", peer))
-            }
-            print_times(f"{frames} frames, {name}", seconds(runs, 5 * repeats), "PyTorch's modules")
+    h = torch.randn(BATCH, frames, DIM, generator=generator, requires_grad=True)
+    state = torch.randn(BATCH, frames, DIM // 2, generator=generator, requires_grad=True)
+    parts = {
+        "Bi-GRU": (h, lambda net, h: net.rnns[1](h)),
+        "inter": (h, lambda net, h: net.dam.parts["inter"](tokens | {"animation": h})[0]["animation"]),
+        "short": (state, lambda net, h: net.dam.parts["short"](h)[0]),
+    }
+    versions = {"training step": {name: step(net, inputs, y) for name, net in nets.items()}}
+    for part, (x, call) in parts.items():
+        versions[part] = {name: there_and_back(partial(call, net), x) for name, net in nets.items()}
+    return [
+        compare(f"{frames} frames", part, runs, PEER, {"mmtutor": [PEER]}, seconds)
+        for part, runs in versions.items()
+    ]
+
+
+def rows(seconds: float = SECONDS) -> list[dict]:
+    """Return all figures of this file."""
+    return [row for frames in FRAMES for row in frames_rows(frames, seconds)]
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main()
+    from bench._table import show
+
+    show(rows())

@@ -5,6 +5,7 @@ with one seed and returns its `Figures`. ``make results`` keeps them in ``result
 """
 
 import base64
+import contextlib
 import hashlib
 import json
 import math
@@ -142,12 +143,20 @@ class Ledger:
     def outcomes(self, row: str, seed: str, metric: str) -> np.ndarray | None:
         """Return the score of each test item, ``(N,)``, or None where none were recorded."""
         packed = self.seeds(row).get(seed, {}).get("outcomes", {}).get(metric)
-        return None if packed is None else _unpack(packed, "<f2").astype(float)
+        return None if packed is None else self._unpack(packed, "<f2", row, seed).astype(float)
 
     def groups(self, row: str, seed: str, metric: str) -> np.ndarray | None:
         """Return the group of each test item, ``(N,)`` integers, or None where none were recorded."""
         key = self.seeds(row).get(seed, {}).get("groups", {}).get(metric)
-        return None if key is None else _unpack(self._groups[key], "<i4")
+        return None if key is None else self._unpack(self._groups.get(key, ""), "<i4", row, seed)
+
+    def _unpack(self, packed: str, kind: str, row: str, seed: str) -> np.ndarray:
+        try:
+            return _unpack(packed, kind)
+        except (ValueError, zlib.error) as error:
+            raise ValueError(
+                f"{self.name}-{self.scale}.json: {row}, seed {seed}: expected packed numbers, found {error}"
+            ) from error
 
     def record(self, row: str, seed: int, figures: Figures, *, deterministic: bool = False, **facts) -> None:
         """Keep one run's figures, replacing what was there.
@@ -189,7 +198,7 @@ class Ledger:
         return key
 
     def save(self, path: Path) -> None:
-        """Write the ledger as JSON, one line per run, in one step (a reader never sees half a file)."""
+        """Write the ledger as JSON, one line per run, by `write_whole`."""
         used = {
             key for row in self.rows for e in self.seeds(row).values() for key in e.get("groups", {}).values()
         }
@@ -203,10 +212,7 @@ class Ledger:
             deterministic = _json(kept["deterministic"])
             rows.append(f'  {_json(row)}: {{"deterministic": {deterministic}, "seeds": {{\n{seeds}\n  }}}}')
         text = "\n".join(["{", *lines, ' "rows": {', ",\n".join(rows), " }", "}", ""])
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(".draft")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        write_whole(path, text)
 
     @classmethod
     def load(cls, path: Path, name: str, scale: str) -> "Ledger":
@@ -228,7 +234,8 @@ class Ledger:
             ledger._groups = dict(content.get("groups", {}))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"{path}: expected a ledger with rows, seeds and environment, found {error!r}"
+                f"{path}: expected a ledger with rows, seeds and environment, found {error!r}. Restore the "
+                "file from where the book came from, or delete it and run what it held again"
             ) from error
         return ledger
 
@@ -261,16 +268,54 @@ class Table:
 
 
 def ledger_path(name: str, scale: str) -> Path:
-    """Return where a recipe's ledger lies: in ``$MMTUTOR_RESULTS``, a checkout's ``results/`` or the wheel.
+    """Return where a recipe's ledger lies, in `results_folder`.
 
     Example:
         >>> ledger_path("contrastive", "cpu").name
         'contrastive-cpu.json'
     """
+    return results_folder() / f"{name}-{scale}.json"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file in one step: a reader, or a disk that is full, never leaves half of it.
+
+    Args:
+        path: the file, replaced if there is one; its folder is made if there is none.
+        text: all that it shall hold.
+
+    Raises:
+        OSError: if the disk is full or may not be written; names the file, which is as it was before.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_whole(Path(folder) / "new" / "file.txt", "whole")
+        ...     print((Path(folder) / "new" / "file.txt").read_text())
+        whole
+    """
+    draft = path.with_suffix(".draft")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+        raise OSError(error.errno, f"not written, left as it was: {error.strerror}", str(path)) from error
+
+
+def results_folder() -> Path:
+    """Return where recorded runs lie: in ``$MMTUTOR_RESULTS``, a checkout's ``results/`` or the wheel.
+
+    Example:
+        >>> results_folder() == ledger_path("contrastive", "cpu").parent
+        True
+    """
     package = Path(__file__).parent
     checkout = package.parent / "results"
     folder = checkout if (package.parent / "pyproject.toml").exists() else package / "_results"
-    return Path(os.environ.get("MMTUTOR_RESULTS") or folder) / f"{name}-{scale}.json"
+    return Path(os.environ.get("MMTUTOR_RESULTS") or folder)
 
 
 def environment() -> dict[str, str]:

@@ -1,21 +1,53 @@
-"""What a chapter shows: real source code, figures with alternative text, a question before its answer."""
+"""What a chapter shows: where it runs, real source code, figures with alternative text, questions."""
 
 import ast
 import base64
 import hashlib
 import inspect
 import io
+import json
 import sys
 import textwrap
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
+import torch
 from PIL import Image
 
-from .ledger import NOT_RUN
+from .ledger import NOT_RUN, results_folder
+from .runtime import device, scale
 
 SHORTEST_ALT = 20  # characters; less says "a plot", not what it shows
+MODELS = {"cpu": "small models", "gpu": "larger models"}  # by scale
+
+
+def here(chapter: str) -> None:
+    """Say in one line where a chapter runs, at which scale, and how long that took when it was timed.
+
+    The times are those of ``chapters.json`` among the recorded runs; `make execute` writes them.
+
+    Args:
+        chapter: name of the notebook, for example "12_gan".
+
+    Raises:
+        ValueError: if the book has no chapter of this name, as far as is known here, or if the file with the
+            times is damaged; the message names the file.
+
+    Example:
+        >>> here("12_gan")  # doctest: +ELLIPSIS
+        Chapter 12 on ..., ... models (scale "..."): ...
+    """
+    folder, times = results_folder(), _recorded_times()
+    known = {*times, *(path.stem for path in folder.parent.glob("book/[0-9]*.ipynb"))}
+    if known and chapter not in known:
+        raise ValueError(f"chapter: expected one of {sorted(known)}, found {chapter!r}")
+    kind, size = device().type, scale()
+    place = torch.cuda.get_device_name() if kind == "cuda" else {"cpu": "the CPU"}.get(kind, kind.upper())
+    timed = times.get(chapter, {}).get(size)
+    time = f"{_about(timed['seconds'])} (timed on: {timed['device']})" if timed else "not timed at this scale"
+    number = chapter.split("_")[0].lstrip("0")
+    print(f'Chapter {number} on {place}, {MODELS[size]} (scale "{size}"): {time}.')
 
 
 def show(*objects) -> None:
@@ -153,6 +185,22 @@ def predict(question: str, options: Sequence[str], answer: str) -> None:
 def get_ipython():
     """Return the running IPython shell, or None; importing IPython just to ask would be slow."""
     return sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+
+
+def _recorded_times() -> dict[str, dict]:
+    """Return what each chapter took when it was run: by its name and by scale."""
+    path = results_folder() / "chapters.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: expected the times of chapters by name, found {error!r}") from error
+
+
+def _about(seconds: float) -> str:
+    """Return a time as it is said: "about 40 seconds", "about 2 minutes"."""
+    if seconds < 90:
+        return f"about {max(10, round(seconds, -1)):.0f} seconds"
+    return f"about {seconds / 60:.0f} minutes"
 
 
 def _display(kind: str, rich: str, plain: str) -> None:

@@ -306,7 +306,8 @@ def gathered_info_nce(
     check_positive("temperature", temperature)
     a, b = unit(a), unit(b)
     partner = processes()[0] * len(a) + torch.arange(len(a), device=a.device)
-    rows, columns = a / temperature @ gather(b).T, b / temperature @ gather(a).T
+    every_a, every_b = gather(torch.cat([a, b], 1)).chunk(2, 1)
+    rows, columns = a / temperature @ every_b.T, b / temperature @ every_a.T
     return (F.cross_entropy(rows, partner) + F.cross_entropy(columns, partner)) / 2
 
 

@@ -1,14 +1,19 @@
 """What every chapter owes its readers: each function returns the problems found, in words, empty if none."""
 
 import ast
+import copy
+import os
 import re
+import time
 from html.parser import HTMLParser
 from statistics import median
 
 import nbformat
 from book_concepts import equation_labels, prose
+from nbclient import NotebookClient
 
-from tools.execute import called_names, expected_tags, output_texts, tags
+from tools.execute import called_names, expected_tags, is_exercise, output_texts, tags
+from tools.stamp import ROOT
 
 LONGEST_CELL, LONGEST_MEDIAN = 25, 10
 FEWEST_EXERCISES = 6
@@ -164,6 +169,44 @@ def frame_problems(nb) -> list[str]:
         if nb.cells and nb.cells[0].source.startswith("# ")
         else [*problems, "expected a title first"]
     )
+
+
+def second_run_problems(nb, folder, longest: float | None = None) -> list[str]:
+    """Every cell run twice in a row prints the same, exercises apart. (Figures may hold measured times.)
+
+    Args:
+        nb: the notebook; it is left as it is.
+        folder: where the kernel starts.
+        longest: a cell that takes more seconds is run once.
+    """
+    nb, problems = copy.deepcopy(nb), []
+    client = NotebookClient(nb, timeout=None, kernel_name="python3", allow_errors=True, record_timing=False)
+    client.resources = {"metadata": {"path": folder}}
+    setting = {"TQDM_DISABLE": "1", "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
+    with client.setup_kernel(env={**os.environ, **setting}):
+        for index, cell in enumerate(nb.cells):
+            if cell.cell_type != "code" or is_exercise(cell):
+                continue
+            printed = []
+            for _ in range(2):
+                cell.outputs, start = [], time.monotonic()
+                client.execute_cell(cell, index)
+                printed.append(_printed(cell))
+                if longest is not None and time.monotonic() - start > longest:
+                    break
+            if printed[0] != printed[-1]:
+                problems.append(f"cell {index}: printed {printed[0]!r}, run again {printed[-1]!r}")
+    return problems
+
+
+def _printed(cell) -> str:
+    """What a cell printed and displayed as text, and the error it ended by."""
+    parts = []
+    for output in cell.outputs:
+        data = output.get("data", {})
+        parts += [output.get("text", ""), data.get("text/markdown") or data.get("text/plain", "")]
+        parts += [f"{output.ename}: {output.evalue}"] if output.output_type == "error" else []
+    return "".join(parts)
 
 
 def exercise_script(nb) -> str:

@@ -98,7 +98,7 @@ def test_output_holds_a_picture_and_a_page_that_needs_no_kernel():
     assert {"application/vnd.jupyter.widget-view+json", "text/html", "text/plain"} <= set(data)
     assert repr(toy) == "AdversarialToy(mean=-4.5, sd=0.5, loss='minimax')"
     html = data["text/html"]
-    assert "Run this cell" in html and "data:image/webp" in html and len(html.encode()) < 50 * 1024
+    assert "To use the widget" in html and "data:image/webp" in html and len(html.encode()) < 50 * 1024
     assert not re.search(r"""(src|href|import|from)\s*[=(]?\s*["'](https?:)?//""", html)
     assert AdversarialToy().to_html() == html
     state = re.search(r'<script type="application/json">(.*?)</script>', html, re.S).group(1)

@@ -405,7 +405,7 @@ def test_output_holds_the_live_view_a_picture_and_a_page_that_needs_no_kernel():
     words = "DAMInspector(1 thing, 8 frames, parts: inter, composition, hierarchical, short, long)"
     assert data["text/plain"] == repr(widget) == words
     html = data["text/html"]
-    assert "Run this cell" in html and "data:image/webp" in html
+    assert "To use the widget" in html and "data:image/webp" in html
     assert not re.search(r"""(src|href|import|from)\s*[=(]?\s*["'](https?:)?//""", html)
     assert inspector(frame=3).to_html() == html  # the same every time
     assert Image.open(io.BytesIO(widget.picture())).size == (480, 168)

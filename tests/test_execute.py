@@ -1,6 +1,7 @@
 """Executing a chapter leaves clean, repeatable outputs, or nothing at all."""
 
 import json
+import sys
 from pathlib import Path
 
 import nbformat
@@ -28,9 +29,9 @@ def book(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-def write(root: Path, nb) -> None:
+def write(root: Path, nb, name: str = "01_toy") -> None:
     (root / "book").mkdir(exist_ok=True)
-    nbformat.write(nb, root / "book" / "01_toy.ipynb")
+    nbformat.write(nb, root / "book" / f"{name}.ipynb")
 
 
 def read(root: Path):
@@ -64,6 +65,52 @@ def test_a_stale_chapter_is_run_once_and_is_then_fresh(book, monkeypatch, capsys
 
     nb.cells[1].source += "\nclaim('two is two', 2 == 2)"
     assert execute.is_stale(nb, "cpu")
+
+
+def test_the_time_and_the_memory_of_a_run_are_kept_and_leave_no_trace_in_the_chapter(book, monkeypatch):
+    kept = book / "results" / "chapters.json"
+    kept.parent.mkdir()
+    kept.write_text('{"00_gone": {"cpu": {"seconds": 1}}, "01_toy": {"gpu": {"seconds": 2.5}}}')
+    run(monkeypatch)
+    chapters, nb = json.loads(kept.read_text()), read(book)
+    assert list(chapters) == ["01_toy"] and chapters["01_toy"]["gpu"] == {"seconds": 2.5}
+    measured, noted = chapters["01_toy"]["cpu"], nb.metadata.mmtutor
+    assert measured["seconds"] == noted.seconds and measured["device"] == noted.device
+    if sys.platform == "linux":  # elsewhere it is left out
+        # this kernel has no PyTorch, unlike the process that started it
+        assert 20 < measured["memory_mib"] < 200
+    assert "/proc" not in (book / "book" / "01_toy.ipynb").read_text()
+    before = kept.read_bytes()
+    run(monkeypatch)
+    assert kept.read_bytes() == before
+
+
+def test_a_chapter_that_fails_leaves_its_time_as_it_was(book, monkeypatch):
+    write(book, new_notebook(cells=[new_code_cell("1 / 0")]))
+    with pytest.raises(SystemExit):
+        run(monkeypatch)
+    assert not (book / "results").exists()
+
+
+def test_after_several_chapters_the_time_and_the_memory_of_each_and_of_all_are_printed(
+    book, monkeypatch, capsys
+):
+    run(monkeypatch)
+    assert "chapters" not in capsys.readouterr().out
+    runs = {"01_toy": {"seconds": 1.5, "memory_mib": 300}, "02_toy": {"seconds": 2.0}}
+    write(book, new_notebook(cells=[]), "02_toy")
+    monkeypatch.setattr(execute, "execute", lambda path, scale: runs[path.stem])
+    run(monkeypatch, "--force")
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[-3:] == [
+        "01_toy 1.5 s 300 MiB at most",
+        "02_toy 2.0 s memory not known",
+        "2 chapters 3.5 s 300 MiB at most",
+    ]
+
+
+def test_a_process_that_is_gone_has_no_memory():
+    assert execute.peak_memory_mib(2**30) is None
 
 
 def test_a_guess_is_folded_on_the_page_and_in_jupyterlab_lest_its_source_tell(book, monkeypatch):

@@ -205,7 +205,7 @@ def test_output_holds_the_live_view_a_picture_and_a_page_that_needs_no_kernel(sw
     assert data["text/plain"] == repr(switches)
     assert repr(switches).startswith("FusionSwitches('attention', item=0, fourier: clean, profile: clean")
     html = data["text/html"]
-    assert "Run this cell" in html and "data:image/webp" in html
+    assert "To use the widget" in html and "data:image/webp" in html
     assert not re.search(r"""(src|href|import|from)\s*[=(]?\s*["'](https?:)?//""", html)
     assert FusionSwitches(MODELS).to_html() == html  # the same every time
     assert Image.open(io.BytesIO(switches.picture())).size == (480, 150)

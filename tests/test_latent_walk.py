@@ -62,7 +62,7 @@ def test_says_where_it_stands():
     assert "In row 2, column 3 the nearest thing learnt is grinning face, 0.60 away." in walk.summary()
     walk.column = 0
     assert walk.here()[1] == 0.4 and repr(walk) == "LatentWalk(3 x 4 places, row=1, column=0)"
-    assert "Run this cell" in walk.to_html() and Image.open(io.BytesIO(walk.picture())).size == (128, 96)
+    assert "To use the widget" in walk.to_html() and Image.open(io.BytesIO(walk.picture())).size == (128, 96)
 
 
 def test_a_hostile_name_cannot_leave_its_script_element():

@@ -161,7 +161,7 @@ def test_output_holds_the_live_view_a_picture_and_a_page_that_needs_no_kernel(le
     assert {"application/vnd.jupyter.widget-view+json", "text/html", "text/plain"} <= set(data)
     assert data["text/plain"] == repr(slider) == "SharingSlider('digits + morphological', λ = 1)"
     html = data["text/html"]
-    assert "Run this cell" in html and "data:image/webp" in html
+    assert "To use the widget" in html and "data:image/webp" in html
     assert not re.search(r"""(src|href|import|from)\s*[=(]?\s*["'](https?:)?//""", html)
     assert SharingSlider(ledger).to_html() == html  # the same every time
     assert Image.open(io.BytesIO(slider.picture())).size == (480, 120)

@@ -52,7 +52,7 @@ def test_page_holds_all_of_it_and_needs_no_kernel():
     html = film.to_html()
     state = json.loads(re.search(r'<script type="application/json">(.*?)</script>', html, re.S).group(1))
     assert state["values"]["steps"] == STEPS and state["values"]["pairs"] == PAIRS
-    assert "Run this cell" in html and len(html.encode()) < 60 * 1024
+    assert "To use the widget" in html and len(html.encode()) < 60 * 1024
     assert Image.open(io.BytesIO(film.picture())).size == (96, 64)
 
 

@@ -63,7 +63,7 @@ def test_output_holds_the_live_view_and_a_page_that_needs_no_kernel(make):
     assert {"application/vnd.jupyter.widget-view+json", "text/html", "text/plain"} <= set(data)
     assert data["text/plain"] == repr(widget) and "0x" not in repr(widget)
     html = data["text/html"]
-    assert "Run this cell" in html and widget.summary()[:30] in html
+    assert "To use the widget" in html and widget.summary()[:30] in html
     assert not re.search(r"""(src|href|import|from)\s*[=(]?\s*["'](https?:)?//""", html)
 
 

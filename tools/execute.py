@@ -6,13 +6,14 @@
 
 At "cpu", the scale that the tests compare, the outputs go into the chapter itself. At another scale the
 executed copy goes to ``_build/<scale>/``, and the chapter notes the seconds and the device only.
-A chapter that fails is not written.
+A chapter that fails is not written. ``results/chapters.json`` keeps the seconds and the memory of each.
 """
 
 import argparse
 import ast
 import copy
 import datetime
+import json
 import os
 import re
 import sys
@@ -24,7 +25,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
-from mmtutor.ledger import environment
+from mmtutor.ledger import environment, write_whole
 from tools.stamp import ROOT, chapter_stamp
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -156,8 +157,11 @@ def merge_streams(outputs: list) -> list:
     return merged
 
 
-def run(nb, scale: str) -> float:
-    """Execute a notebook in a fresh kernel in an empty folder, exercises apart; return the seconds it took.
+def run(nb, scale: str) -> tuple[float, int | None]:
+    """Execute a notebook in a fresh kernel in an empty folder, exercises apart.
+
+    Returns:
+        The seconds that it took, and the most memory that its kernel held, in MiB (None if not known).
 
     Raises:
         SystemExit: if a cell raises; the message shows the cell.
@@ -189,15 +193,30 @@ def run(nb, scale: str) -> float:
                 except CellExecutionError as error:
                     raise SystemExit(f"\ncell {index} raised:\n\n{cell.source}\n\n{error}") from None
                 print(f" {time.monotonic() - began:6.1f} s", flush=True)
-        return time.monotonic() - start
+            memory = peak_memory_mib(client.km.provisioner.pid)
+        return time.monotonic() - start, memory
 
 
-def execute(path: Path, scale: str) -> None:
-    """Run one chapter and write it, unless a cell raises or its outputs show what they should not."""
+def peak_memory_mib(process: int) -> int | None:
+    """Return the most memory that a running process has held, in MiB; None where the system does not tell.
+
+    ``ru_maxrss`` would not do: a new process starts with that of its parent, which has imported PyTorch.
+    """
+    status = Path(f"/proc/{process}/status")
+    found = re.search(r"^VmHWM:\s+(\d+) kB", status.read_text() if status.exists() else "", re.M)
+    return round(int(found[1]) / 2**10) if found else None
+
+
+def execute(path: Path, scale: str) -> dict:
+    """Run one chapter and write it, unless a cell raises or its outputs show what they should not.
+
+    Returns:
+        What was measured: seconds, device, and memory_mib where it is known.
+    """
     nb = nbformat.read(path, as_version=4)
     stamp = stamp_of(nb, scale)
     before = copy.deepcopy(nb)
-    seconds = run(nb, scale)
+    seconds, memory = run(nb, scale)
     clean(nb)
     if problems := output_problems(nb):
         raise SystemExit(f"{path.name} is not written:\n  " + "\n  ".join(problems))
@@ -212,13 +231,41 @@ def execute(path: Path, scale: str) -> None:
         before.metadata["mmtutor"] = {**before.metadata.get("mmtutor", {}), scale: noted}
         write(before, path)
     print(f"{path.name}: {seconds:.1f} s on {noted['device']}")
+    measured = {"seconds": noted["seconds"], "device": noted["device"], "memory_mib": memory}
+    measured = {key: value for key, value in measured.items() if value is not None}
+    keep_times(path.stem, scale, measured)
+    return measured
+
+
+def keep_times(chapter: str, scale: str, measured: dict) -> None:
+    """Write what a run of a chapter took to ``results/chapters.json``, a line for each chapter there is."""
+    file = ROOT / "results" / "chapters.json"
+    times = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    times[chapter] = {**times.get(chapter, {}), scale: measured}
+    there = sorted(path.stem for path in chapters() if path.stem in times)
+    lines = [
+        f" {json.dumps(name)}: {json.dumps(times[name], sort_keys=True, ensure_ascii=False)}"
+        for name in there
+    ]
+    write_whole(file, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def summary(runs: dict[str, dict]) -> str:
+    """Return the time and the memory of each chapter that was run, and of all of them."""
+    memories = [run["memory_mib"] for run in runs.values() if "memory_mib" in run]
+    total = {"seconds": sum(run["seconds"] for run in runs.values())}
+    total |= {"memory_mib": max(memories)} if memories else {}
+    lines = []
+    for name, run in [*runs.items(), (f"{len(runs)} chapters", total)]:
+        memory = f"{run['memory_mib']} MiB at most" if "memory_mib" in run else "memory not known"
+        lines.append(f"{name:20} {run['seconds']:8.1f} s {memory:>20}")
+    return "\n".join(lines)
 
 
 def write(nb, path: Path) -> None:
     """Write a notebook in a form that depends on its content only."""
     nbformat.validate(nb)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(nbformat.writes(nb, version=4).rstrip("\n") + "\n", encoding="utf-8")
+    write_whole(path, nbformat.writes(nb, version=4).rstrip("\n") + "\n")
 
 
 def main() -> None:
@@ -230,13 +277,15 @@ def main() -> None:
     parser.add_argument("--scale", default=os.environ.get("SCALE") or "cpu", choices=("cpu", "gpu"))
     parser.add_argument("--force", action="store_true", help="run chapters that are fresh, too")
     options = parser.parse_args()
-    found = chapters(options.chapter)
+    found, runs = chapters(options.chapter), {}
     for path in found:
         if not options.force and not is_stale(nbformat.read(path, as_version=4), options.scale):
             print(f"{path.name}: fresh")
             continue
         print(f"{path.name}: running")
-        execute(path, options.scale)
+        runs[path.stem] = execute(path, options.scale)
+    if len(runs) > 1:
+        print(summary(runs))
     if not found:
         print("no chapters in book/", file=sys.stderr)
 

@@ -185,6 +185,9 @@ def sweep(name: str, wanted_rows: list[str], scale: str, jobs: int, seeds: int |
             raise SystemExit(
                 "\nstopped; what was finished is recorded, the same command goes on from there"
             ) from None
+        except OSError as error:  # a full disk: further runs could not be kept either
+            pool.shutdown(cancel_futures=True)
+            raise SystemExit(f"\nstopped: {error}; the same command goes on from there") from error
     return len(failures)
 
 

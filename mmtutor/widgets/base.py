@@ -1,8 +1,12 @@
 """What the book's widgets share: one class, alive in Jupyter and Colab, and alive on the built site too."""
 
 import base64
+import importlib
 import json
+import sys
 import zlib
+from contextlib import suppress
+from functools import cache
 from html import escape
 from pathlib import Path
 
@@ -39,6 +43,10 @@ class BookWidget(anywidget.AnyWidget):
         ContrastivePlayground(loss='info_nce')
     """
 
+    def __init__(self, *args, **kwargs):
+        _announce()
+        super().__init__(*args, **kwargs)
+
     def summary(self) -> str:
         """Say in plain words what the widget shows; stands in its place where no script may run."""
         raise NotImplementedError(f"{type(self).__name__}: expected a method summary(), found none")
@@ -63,7 +71,7 @@ class BookWidget(anywidget.AnyWidget):
             f'<div class="mmt-page tex2jax_ignore mathjax_ignore" data-mmt-widget="{kind}">'
             f"<style>{self._css}</style>"
             f'<div class="mmt mmt-fallback">{drawing}<p>{escape(self.summary())}</p>'
-            f"<p>Run this cell to use the widget.</p></div>"
+            f"<p>To use the widget, allow scripts on this page, or run the cell in a notebook.</p></div>"
             f'<script type="application/json">{self._state_as_json()}</script>'
             f'<script type="module">{code}</script></div>'
         )
@@ -87,6 +95,14 @@ class BookWidget(anywidget.AnyWidget):
             return None
         data, metadata = bundle
         return {**data, "text/html": self.to_html()}, metadata
+
+
+@cache
+def _announce() -> None:
+    """Once, ask Colab for the manager that shows widgets other than its own; elsewhere do nothing."""
+    if "google.colab" in sys.modules:
+        with suppress(ImportError, AttributeError):  # an imitation of Colab may lack it
+            importlib.import_module("google.colab.output").enable_custom_widget_manager()
 
 
 def _deflate(data: bytes) -> bytes:

@@ -1,16 +1,19 @@
 """A playground for contrastive losses: four pictures and four words on the unit circle."""
 
+import io
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 import traitlets
+from PIL import Image, ImageDraw
 
 from ..contrastive import info_nce, margin_contrastive
 from ..data import load_emoji
+from ..style import MODALITY
 from .base import BookWidget, script, style
-from .pack import sheet
+from .pack import sheet, webp
 
 LOSSES = ("info_nce", "margin")
 THINGS = {"cat": "cat face", "dog": "dog face", "apple": "red apple", "car": "automobile"}
@@ -92,6 +95,26 @@ class ContrastivePlayground(BookWidget):
             f"Pictures and words of {', '.join(self.names)} as points on the unit circle, to be dragged; "
             f"loss {self.value():.3f} at {knob}."
         )
+
+    def picture(self) -> bytes:
+        """Draw the circle: pictures outside of it, words as diamonds on it, a line between partners."""
+        image = Image.new("RGB", (240, 240), "white")
+        draw = ImageDraw.Draw(image)
+        draw.ellipse([40, 40, 200, 200], outline="#bbbbbb", width=2)
+        at = [(120 + 80 * math.cos(t), 120 - 80 * math.sin(t)) for t in self.angles]
+        far = [(120 + 100 * math.cos(t), 120 - 100 * math.sin(t)) for t in self.angles]
+        sheet = Image.open(io.BytesIO(self.sprite))
+        things, size = len(self.names), self.sprite_size
+        for i in range(things):
+            draw.line([*at[i], *at[things + i]], "#dddddd", 2)
+        for i in range(things):
+            (x, y), (u, v) = at[things + i], far[i]
+            draw.polygon([(x - 7, y), (x, y - 7), (x + 7, y), (x, y + 7)], MODALITY["text"])
+            left, top = i % self.sprite_columns * size, i // self.sprite_columns * size
+            thing = sheet.crop((left, top, left + size, top + size))
+            image.paste(thing, (round(u - size / 2), round(v - size / 2)))
+            draw.ellipse([at[i][0] - 5, at[i][1] - 5, at[i][0] + 5, at[i][1] + 5], MODALITY["image"])
+        return webp(image, quality=60)
 
     def __repr__(self) -> str:
         return f"ContrastivePlayground(loss={self.loss!r})"

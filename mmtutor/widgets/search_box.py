@@ -1,12 +1,14 @@
 """Search among pictures with the trained text encoder, which runs in the page."""
 
+import io
 from collections.abc import Sequence
 
 import numpy as np
 import traitlets
+from PIL import Image
 
 from .base import BookWidget, script, style
-from .pack import quantise, sheet, to_numpy
+from .pack import quantise, sheet, to_numpy, webp
 
 TABLE_LEVELS = 15  # the table is the largest part; averaging its rows also averages their rounding errors
 LEVELS = 63  # of the layers and the pictures
@@ -137,6 +139,16 @@ class SearchBox(BookWidget):
             f"A search box over {len(self.names)} pictures. “{self.query}” finds, with cosine similarity: "
             f"{found or 'nothing to go on'}."
         )
+
+    def picture(self) -> bytes:
+        """Draw the pictures that the query finds, the best on the left."""
+        sheet, size = Image.open(io.BytesIO(self.sprite)), self.sprite_size
+        image = Image.new("RGB", (5 * 56 + 8, 64), "white")
+        for k, (name, _) in enumerate(self.search(self.query, k=5)):
+            row, column = divmod(self.names.index(name), self.sprite_columns)
+            box = (column * size, row * size, (column + 1) * size, (row + 1) * size)
+            image.paste(sheet.crop(box).resize((48, 48), Image.Resampling.LANCZOS), (56 * k + 8, 8))
+        return webp(image, quality=60)
 
     def __repr__(self) -> str:
         return f"SearchBox({len(self.names)} pictures)"

@@ -97,7 +97,7 @@ def test_widgets_live_in_jupyterlab_and_python_sees_the_reader_s_choice(lab, ope
     )
     page.wait_for_timeout(1000)  # Lab itself is not ready to run cells the moment the kernel is
     assert page.get_by_text(
-        "Run this cell to use the widget."
+        "To use the widget, allow scripts on this page, or run the cell in a notebook."
     ).is_visible()  # stored, not trusted: no script runs
     for index in range(len(CELLS)):
         run_cell(page, index)

@@ -189,3 +189,85 @@ def test_the_cover_draws_the_picture_and_lists_every_chapter(visit):
     assert page.locator(".mm-chapter .mm-title").all_text_contents() == planned
     assert page.locator(".mm-chapter.ready a").count() == len(list((ROOT / "book").glob("[0-9]*_*.ipynb")))
     assert page.locator(".mm-maps svg.wide").is_visible()
+
+
+# -- without storage, without scripts ------------------------------------------------------------------------
+
+REFUSE = """for (const name of ["localStorage", "sessionStorage"]) Object.defineProperty(window, name, {
+  configurable: true, get() { throw new DOMException("The operation is insecure.", "SecurityError"); } });"""
+MISSING = 'delete window.localStorage; Object.defineProperty(window, "localStorage", {configurable: true});'
+A_CHAPTER = next(iter(name for name in pages() if re.search(r"/\d\d_", name)), "book/intro")
+
+
+@pytest.fixture
+def page_without(site, chromium):
+    """Opens pages in a browser that lacks something: ``page_without(name, before=script, **context)``."""
+    contexts = []
+
+    def open_page(name: str, before: str = "", **options):
+        contexts.append(chromium.new_context(**options))
+        page, errors = contexts[-1].new_page(), []
+        page.add_init_script(before or "0")
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        page.goto(f"{site}/{name}.html", wait_until="networkidle")
+        return page, errors
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("before", [REFUSE, MISSING], ids=["refused", "missing"])
+def test_everything_works_where_the_browser_keeps_nothing(page_without, before):
+    page, errors = page_without(A_CHAPTER, before, color_scheme="dark")
+    html = page.locator("html")
+    assert html.get_attribute("data-theme") == "dark"
+    seen = set()
+    for _ in range(3):  # light, dark and what the system says, in turn
+        page.locator(".theme-switch-button:visible").click()
+        seen.add((html.get_attribute("data-mode"), html.get_attribute("data-theme")))
+    assert seen == {("light", "light"), ("dark", "dark"), ("auto", "dark")}
+    page.locator(".search-button:visible, .search-button-field:visible").first.click()
+    assert page.locator("#pst-search-dialog").is_visible()
+    page.keyboard.press("Escape")
+    page.wait_for_function("!document.querySelector('.mmt-page > .mmt-fallback')")
+    assert page.locator(".math mjx-container").count() > 0
+    assert page.locator(".cell_output .mm-claims").count() > 0  # what book.js does
+    assert errors == []
+
+
+def test_the_theme_is_kept_from_page_to_page_where_the_browser_keeps_it(page_without):
+    page, errors = page_without(A_CHAPTER, color_scheme="light")
+    while page.locator("html").get_attribute("data-theme") != "dark":
+        page.locator(".theme-switch-button:visible").click()
+    page.reload()
+    assert page.locator("html").get_attribute("data-theme") == "dark" and errors == []
+
+
+def test_every_page_can_be_read_without_scripts(page_without, site):
+    page, _ = page_without(pages()[0], java_script_enabled=False, viewport={"width": 390, "height": 800})
+    for name in [name for name in pages() if name not in OF_THE_THEME]:
+        page.goto(f"{site}/{name}.html")
+        assert page.locator("html").get_attribute("data-theme") == "light", name  # "auto" has no colours
+        assert len(page.locator("article").inner_text()) > 500, name
+        for figure in page.locator("article figure img").all():
+            assert figure.is_visible(), name
+        for widget in page.locator("[data-mmt-widget]").all():
+            told = widget.locator(".mmt-fallback")
+            assert told.is_visible() and told.locator("img").is_visible(), name
+            assert len(told.locator("p").first.inner_text()) > 30, name
+            assert "allow scripts" in told.inner_text(), name
+        needs = page.locator(".math, [data-mmt-widget]").count() > 0
+        assert page.locator(".mm-noscript:visible").count() == needs, name
+
+
+def test_guesses_and_solutions_open_without_scripts(page_without):
+    page, _ = page_without(A_CHAPTER, java_script_enabled=False)
+    guess = page.locator(".predict details").first
+    assert not guess.locator("p").is_visible()
+    guess.locator("summary").click()
+    assert guess.locator("p").is_visible()
+    solution = page.locator('.cell[class*="tag_solution"] details').first
+    solution.locator("summary").click()
+    assert solution.locator("pre").first.is_visible()
