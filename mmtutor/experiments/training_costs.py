@@ -44,11 +44,6 @@ class Held(TorchDispatchMode):
 
 def peak_bytes(call: Callable[[], object]) -> int:
     """Return the most memory that the tensors made by a call hold at one time, in bytes."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        call()
-        return torch.cuda.max_memory_allocated() - before
     with Held() as held:
         call()
     return held.most

@@ -106,7 +106,8 @@ def in_processes(count: int, threads: int = 1) -> dict[str, float | None]:
     """Start this program in processes of their own, and return what the first of them has found.
 
     Args:
-        count: processes; each runs on as many cores as ``threads`` says.
+        count: processes; each runs on as many cores as ``threads`` says, and on a GPU of its own if there
+            are enough.
 
     Raises:
         RuntimeError: if a process fails; with the last of what it said.
@@ -114,6 +115,8 @@ def in_processes(count: int, threads: int = 1) -> dict[str, float | None]:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     setting = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
+    if torch.cuda.device_count() < count:  # a process each, or none
+        setting["CUDA_VISIBLE_DEVICES"] = ""
     done = subprocess.run([*command, "-m", __name__], env=setting, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"{count} processes: one has failed and ended all\n{done.stderr[-2000:]}")
