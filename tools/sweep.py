@@ -54,7 +54,8 @@ def recipe_name(wanted: str) -> str:
 def recipes() -> list[str]:
     """Return the names of all recipes: the modules of ``mmtutor/experiments`` that have rows to run."""
     files = sorted((ROOT / "mmtutor" / "experiments").glob("[a-z]*.py"))
-    return [path.stem for path in files if re.search(r"^ROWS\b", path.read_text(encoding="utf-8"), re.M)]
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in files}
+    return [name for name, text in texts.items() if re.search(r"^ROWS\b(.|\n)*^def run\b", text, re.M)]
 
 
 def due_runs(
