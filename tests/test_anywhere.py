@@ -24,6 +24,7 @@ from packaging.utils import canonicalize_name
 import mmtutor
 from mmtutor import here
 from mmtutor.widgets import ContrastivePlayground, base
+from tests.wheels import build_wheel
 from tools.execute import chapters, tags
 
 ROOT = Path(__file__).parents[1]
@@ -172,11 +173,7 @@ def test_recorded_times_are_of_chapters_that_exist_and_every_run_chapter_has_one
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(folder)]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert built.returncode == 0, built.stdout + built.stderr
-    return next(folder.glob("*.whl"))
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")

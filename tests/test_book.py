@@ -11,9 +11,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 
 from tests import chapters
+from tests.wheels import build_wheel
 from tools.execute import chapters as chapter_files
 from tools.execute import is_exercise, is_stale, output_problems
-from tools.stamp import ROOT
 
 CHAPTERS = chapter_files(os.environ.get("CHAPTER", ""))
 every_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
@@ -38,11 +38,8 @@ assert os.listdir() == ["chapter.ipynb"], os.listdir()
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
     """A folder with the wheel, built now, from which no connection leaves the machine."""
-    built, folder = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("installed")
-    command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(built)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    with zipfile.ZipFile(next(built.glob("*.whl"))) as wheel:  # pure Python: to unpack it is to install it
+    built, folder = build_wheel(tmp_path_factory.mktemp("wheel")), tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(built) as wheel:  # pure Python: to unpack it is to install it
         wheel.extractall(folder)
     (folder / "sitecustomize.py").write_text(NO_NETWORK)
     return folder
