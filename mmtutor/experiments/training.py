@@ -2,8 +2,8 @@
 
 Two contrasts. Views of a digit, 76 Fourier coefficients of its outline and 240 pixels, learn to find each
 other; so do pictures and English names of 1,562 things, learnt in three drawing styles, judged in a fourth
-and tested in a fifth. All rows of a contrast see as many items in training, so a batch twice as large takes
-half as many steps.
+and tested in a fifth. All rows of a contrast see as many items in training, unless they say otherwise, so
+a batch twice as large takes half as many steps.
 """
 
 import math
@@ -32,14 +32,26 @@ ITEMS = {  # seen in training, one item many times
 }
 WIDTH, DIM = {"digits": {"cpu": 128, "gpu": 1024}, "pictures": {"cpu": 48, "gpu": 96}}, 32
 STYLES = {"train": ("fluent", "fluent3d", "blob"), "validation": ("twemoji",), "test": ("noto",)}
-PARTS = 4  # of a batch that processes share
 RIDGE = 0.3  # of CCA
 
 # the rate of each batch is the best of several on validation
 DEFAULT = dict(
-    contrast="digits", batch=128, share=1.0, width=1.0, rate=2e-2, noise=0.3, dropout=0.2, negatives="all"
+    contrast="digits",
+    batch=128,
+    share=1.0,  # of the training items
+    width=1.0,  # times the scale's
+    items=1.0,  # times those seen by the other rows
+    rate=2e-2,
+    noise=0.3,
+    dropout=0.2,
+    negatives="all",
+    parts=4,  # of a batch that processes share
+    joined_until=0.0,  # the share of steps before which all candidates have a gradient
+    held=False,  # whether the temperature stays where it starts
 )
 PICTURES = dict(contrast="pictures", batch=256, rate=1e-2)
+DETACHED = dict(negatives="detached")
+PICTURES_DETACHED = PICTURES | DETACHED
 ROWS = {
     "whole": {},
     "data / 8": dict(share=1 / 8),
@@ -62,14 +74,23 @@ ROWS = {
     "CCA, data / 4": dict(baseline=True, share=1 / 4),
     "CCA, data / 2": dict(baseline=True, share=1 / 2),
     "four parts, own negatives": dict(negatives="own"),  # four processes, or gradients added up
-    "four parts, negatives without gradient": dict(negatives="detached"),
+    "four parts, negatives without gradient": DETACHED,
+    "temperature held": dict(held=True),
+    "negatives without gradient, temperature held": DETACHED | dict(held=True),
     "pictures": PICTURES,
     "pictures, batch of 32": PICTURES | dict(batch=32, rate=2.5e-3),
     "pictures, batch of 64": PICTURES | dict(batch=64, rate=5e-3),
     "pictures, batch of 128": PICTURES | dict(batch=128, rate=5e-3),
     "pictures, batch of 512": PICTURES | dict(batch=512),
     "pictures, four parts, own negatives": PICTURES | dict(negatives="own"),
-    "pictures, four parts, negatives without gradient": PICTURES | dict(negatives="detached"),
+    "pictures, four parts, negatives without gradient": PICTURES_DETACHED,
+    "pictures, negatives without gradient, two parts": PICTURES_DETACHED | dict(parts=2),
+    "pictures, negatives without gradient after an eighth": PICTURES_DETACHED | dict(joined_until=1 / 8),
+    "pictures, negatives without gradient after a half": PICTURES_DETACHED | dict(joined_until=1 / 2),
+    "pictures, temperature held": PICTURES | dict(held=True),
+    "pictures, negatives without gradient, temperature held": PICTURES_DETACHED | dict(held=True),
+    "pictures, four times the items": PICTURES | dict(items=4.0),
+    "pictures, negatives without gradient, four times the items": PICTURES_DETACHED | dict(items=4.0),
 }
 
 
@@ -128,19 +149,19 @@ def detached_info_nce(a: Tensor, b: Tensor, temperature: float | Tensor, parts: 
     return torch.stack(losses).mean()
 
 
-def contrast(a: Tensor, b: Tensor, temperature: Tensor, negatives: str) -> Tensor:
+def contrast(a: Tensor, b: Tensor, temperature: Tensor, negatives: str, parts: int = 4) -> Tensor:
     """Return a batch's loss: among all its candidates, in parts of it, or without gradient between parts."""
     if negatives == "detached":
-        return detached_info_nce(a, b, temperature, PARTS)
-    parts = zip(a.chunk(PARTS), b.chunk(PARTS), strict=True) if negatives == "own" else [(a, b)]
-    return torch.stack([info_nce(one, other, temperature) for one, other in parts]).mean()
+        return detached_info_nce(a, b, temperature, parts)
+    pairs = zip(a.chunk(parts), b.chunk(parts), strict=True) if negatives == "own" else [(a, b)]
+    return torch.stack([info_nce(one, other, temperature) for one, other in pairs]).mean()
 
 
-class Components:
+class Canonical:
     """Canonical components of both views, in place of their encoders.
 
     Example:
-        >>> z = Components(digits("train")[0])(digits("test")[0])
+        >>> z = Canonical(digits("train")[0])(digits("test")[0])
         >>> z["pixels"].shape[1]
         32
     """
@@ -199,7 +220,7 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs=False, p
     """Train one row.
 
     Returns:
-        The model: `Views` or `Components` of digits, a `SharedSpace` of pictures and names.
+        The model: `Views` or `Canonical` of digits, a `SharedSpace` of pictures and names.
 
     Raises:
         ValueError: for an unknown row.
@@ -207,22 +228,22 @@ def fit(row: str, seed: int, *, scale: str | None = None, shuffle_pairs=False, p
     s, scale = settings(row), scale or runtime.scale()
     generator = runtime.seed_everything(seed)
     if s.get("baseline"):
-        return Components(known(s, generator, shuffle_pairs))
+        return Canonical(known(s, generator, shuffle_pairs))
     width = round(s["width"] * WIDTH[s["contrast"]][scale])
     if s["contrast"] == "digits":
         model, pairs = Views(width, s["dropout"]), digit_pairs
     else:
         model, pairs = SharedSpace(width), picture_pairs
     model = model.to(runtime.device())
+    model.log_temperature.requires_grad_(not s["held"])
     draw = pairs(model, s, generator, shuffle_pairs)
-    steps = ITEMS[s["contrast"]][scale] // s["batch"]
-    model.history = train(
-        model,
-        lambda step: contrast(*draw(), model.temperature, s["negatives"]),
-        steps,
-        rate=s["rate"],
-        progress=progress,
-    )
+    steps = int(s["items"] * ITEMS[s["contrast"]][scale]) // s["batch"]
+
+    def loss(step: int) -> Tensor:
+        negatives = "all" if step < s["joined_until"] * steps else s["negatives"]
+        return contrast(*draw(), model.temperature, negatives, s["parts"])
+
+    model.history = train(model, loss, steps, rate=s["rate"], progress=progress)
     return model
 
 

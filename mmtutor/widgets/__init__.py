@@ -14,6 +14,7 @@ from .latent_walk import LatentWalk, between
 from .maps_walk import MapsWalk
 from .search_box import SearchBox
 from .sharing_slider import SharingSlider
+from .split_contrast import SplitContrast
 from .training_film import TrainingFilm
 from .trust_graph import TrustGraph
 
@@ -35,6 +36,7 @@ __all__ = [
     "Patches",
     "SearchBox",
     "SharingSlider",
+    "SplitContrast",
     "TrainingFilm",
     "TrustGraph",
     "between",
