@@ -1,11 +1,24 @@
 """The benchmarks: versions agree at small sizes, the page is the record's, the book keeps its limits."""
 
 import json
+import shutil
 
 import pytest
 import torch
 
-from bench import _table, attention, balancing, chapters, dam, fusers, losses, metrics, pages, widgets
+from bench import (
+    _table,
+    attention,
+    balancing,
+    chapters,
+    compiled,
+    dam,
+    fusers,
+    losses,
+    metrics,
+    pages,
+    widgets,
+)
 from bench._measure import check_equal, compare, gathered, growth, memory, row, there_and_back, turns
 from tools import bench
 
@@ -41,6 +54,18 @@ def test_the_versions_of_every_benchmark_agree(name, quick, monkeypatch):
         assert compared <= set(one["values"])
     assert json.loads(json.dumps(found)) == found
     assert gathered(found).keys() == {one["table"] for one in found} and _table.section(found)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a compiler for C++")
+def test_a_compiled_step_returns_what_the_plain_one_does_and_when_it_pays_is_said(quick, monkeypatch):
+    small = {"small": lambda: (torch.nn.Linear(3, 2), (torch.randn(4, 3),))}
+    monkeypatch.setattr(compiled, "NETWORKS", small)
+    step, pays = compiled.rows(seconds=0.0)  # raises where the two differ
+    assert step["values"].keys() == {"as it is", "compiled"} and pays["figures"]["first call, s"] > 0
+    pays["figures"]["steps to earn it back"] = "1200"
+    assert compiled.summary([step, pays]).startswith("It pays after 1,200 steps at the earliest")
+    pays["figures"]["steps to earn it back"] = "not seen"
+    assert compiled.summary([step, pays]).startswith("It was not seen to pay")
 
 
 def test_versions_that_differ_are_named():

@@ -26,7 +26,18 @@ from bench._table import LEAST, overview, section
 from mmtutor.ledger import environment
 from tools.stamp import ROOT
 
-SECTIONS = ("losses", "fusers", "attention", "balancing", "dam", "metrics", "widgets", "pages", "chapters")
+SECTIONS = (
+    "losses",
+    "fusers",
+    "attention",
+    "balancing",
+    "dam",
+    "metrics",
+    "compiled",
+    "widgets",
+    "pages",
+    "chapters",
+)
 PEERS = (
     "pytorch-metric-learning",
     "torchjd",
