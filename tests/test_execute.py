@@ -122,6 +122,17 @@ def test_a_guess_is_folded_on_the_page_and_in_jupyterlab_lest_its_source_tell(bo
     assert folded.metadata.tags == ["hide-input"] and folded.metadata.jupyter.source_hidden
 
 
+def test_what_the_page_folds_jupyterlab_folds_too(book, monkeypatch):
+    cells = [new_code_cell("1 + 1", metadata={"tags": [tag]}) for tag in execute.IN_LAB]
+    write(book, new_notebook(cells=cells))
+    run(monkeypatch)
+    assert [cell.metadata.jupyter for cell in read(book).cells] == [
+        {"source_hidden": True},
+        {"outputs_hidden": True},
+        {"source_hidden": True, "outputs_hidden": True},
+    ]
+
+
 def test_at_another_scale_the_chapter_notes_the_time_and_keeps_its_outputs(book, monkeypatch):
     run(monkeypatch, "--scale", "gpu")
     nb = read(book)

@@ -31,6 +31,11 @@ from tools.stamp import ROOT, chapter_stamp
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 COMPARED = ("claim", "compare")  # calls that print a line which is the same on every run
 FOLDED = "hide-input"  # a cell whose source unfolds on demand
+IN_LAB = {  # what the tags that fold a cell on the page are to JupyterLab
+    FOLDED: {"source_hidden": True},
+    "hide-output": {"outputs_hidden": True},
+    "hide-cell": {"source_hidden": True, "outputs_hidden": True},
+}
 LONG_DATA = re.compile(r"[A-Za-z0-9+/=_-]{80,}")  # base64, in which anything may turn up by chance
 PROGRESS = re.compile(r"\d+%\|")
 PROBLEMS = {
@@ -128,8 +133,8 @@ def clean(nb) -> None:
         cell.execution_count = count
         if wanted := expected_tags(cell):
             cell.metadata["tags"] = sorted({*tags(cell), *wanted})
-        if FOLDED in tags(cell):  # in JupyterLab too
-            cell.metadata["jupyter"] = {"source_hidden": True}
+        for tag in IN_LAB.keys() & {*tags(cell)}:
+            cell.metadata["jupyter"] = IN_LAB[tag]
         shown = [output for output in cell.outputs if not is_progress_bar(output)]
         cell.outputs = [] if is_exercise(cell) else merge_streams(shown)
         for output in cell.outputs:
