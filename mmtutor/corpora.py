@@ -232,7 +232,8 @@ def pets(folder: Path | str, part: str = "trainval", size: int = 32) -> Corpus:
 def ucf101(folder: Path | str, part: str = "train", fold: int = 1, size: int = 32, count: int = 8) -> Corpus:
     """Return UCF101: 13,320 films of 101 actions, the name of the action as text.
 
-    A film gives as many items as it has stretches of 16 frames.
+    A film gives as many items as it has stretches of 16 frames. Opening the corpus reads every film once, to
+    count its frames. Frames are decoded by torchcodec, which needs FFmpeg's libraries.
 
     Args:
         folder: holds ``UCF-101/<action>/*.avi`` and ``ucfTrainTestlist/``.
@@ -242,7 +243,7 @@ def ucf101(folder: Path | str, part: str = "train", fold: int = 1, size: int = 3
         count: frames of an item.
 
     Raises:
-        CorpusError: if a file, or the package torchcodec, is missing; says what to get.
+        CorpusError: if a file, or the package torchcodec, is missing or does not load; says what to get.
 
     Source:
         Soomro, Zamir and Shah (2012); for research only.
@@ -261,11 +262,14 @@ def ucf101(folder: Path | str, part: str = "train", fold: int = 1, size: int = 3
     lists = folder / "ucfTrainTestlist"
     _expect("UCF101", get, folder / "UCF-101", lists / f"{part}list{fold:02d}.txt")
     try:
-        data = UCF101(
-            str(folder / "UCF-101"), str(lists), 16, 16, fold=fold, train=part == "train", num_workers=0
-        )
-    except ImportError as missing:
-        raise CorpusError(f"UCF101: torchvision reads films by another package: {missing}") from None
+        import torchcodec  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as problem:
+        raise CorpusError(
+            "UCF101: torchvision reads films by the package torchcodec, which has to load: install FFmpeg "
+            f"and a torchcodec for torch {torch.__version__}; found: {str(problem).splitlines()[0]}"
+        ) from problem
+    train = part == "train"
+    data = UCF101(str(folder / "UCF-101"), str(lists), 16, 16, fold=fold, train=train, num_workers=0)
 
     def say(label: int) -> list[str]:
         action = data.classes[label]
