@@ -9,6 +9,7 @@ import torch
 from mmtutor.contrastive import info_nce
 from mmtutor.data import load_emoji
 from mmtutor.experiments import training as recipe
+from mmtutor.experiments import training_costs as costs
 from mmtutor.experiments import training_processes as program
 
 
@@ -159,3 +160,41 @@ def test_a_process_that_fails_is_reported_with_its_words(monkeypatch):
     monkeypatch.setattr(program, "__name__", "mmtutor.experiments.no_such_program")
     with pytest.raises(RuntimeError, match="2 processes: one has failed(.|\n)*no_such_program"):
         program.in_processes(2)
+
+
+def test_the_most_bytes_held_are_those_alive_together_not_all_that_were_made():
+    def chain(keep: bool):
+        kept = []
+        x = torch.zeros(1000)
+        for _ in range(5):
+            x = x + 1
+            kept.append(x if keep else None)
+
+    assert costs.peak_bytes(lambda: chain(keep=False)) == 2 * 4000  # a sum beside what it is the sum of
+    assert costs.peak_bytes(lambda: chain(keep=True)) == 5 * 4000
+
+
+def test_a_view_holds_nothing_of_its_own_and_what_was_there_before_is_not_counted():
+    before = torch.zeros(1000)
+    assert costs.peak_bytes(lambda: before.add_(1)) == 0
+    assert costs.peak_bytes(lambda: before[:10].view(2, 5)) == 0
+    assert costs.peak_bytes(lambda: before.double()[:10]) == 8000
+
+
+def test_what_the_way_back_needs_is_held():
+    x = torch.zeros(1000, requires_grad=True)
+
+    def forward():
+        return x.sin().sin().sin()
+
+    with torch.no_grad():
+        assert costs.peak_bytes(forward) == 2 * 4000
+    assert costs.peak_bytes(forward) == 3 * 4000
+
+
+def test_the_time_of_a_call_is_a_median_without_the_first_call(monkeypatch):
+    ticks = iter([0, 100, 100, 101, 101, 104, 104, 106])
+    monkeypatch.setattr(costs.time, "perf_counter", lambda: next(ticks))
+    calls = []
+    assert costs.seconds(lambda: calls.append(1), repeats=3) == 2
+    assert len(calls) == 4

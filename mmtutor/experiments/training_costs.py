@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_leaves
 class Held(TorchDispatchMode):
     """Counts the bytes of all tensors made inside of it that are still there, and their most.
 
+    Views share their tensor's bytes, and what was there before, such as a model's weights, is not counted.
+
     Example:
         >>> with Held() as held:
         ...     x = torch.zeros(100) + torch.ones(100)
@@ -27,15 +29,21 @@ class Held(TorchDispatchMode):
         self._seen: set[int] = set()
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
-        found = function(*arguments, **(options or {}))
-        for x in tree_leaves(found):
+        options = options or {}
+        self._meet((arguments, options), counts=False)
+        found = function(*arguments, **options)
+        self._meet(found, counts=True)
+        return found
+
+    def _meet(self, tensors: object, counts: bool) -> None:
+        for x in tree_leaves(tensors):
             if isinstance(x, Tensor) and (key := x.untyped_storage()._cdata) not in self._seen:
                 storage = x.untyped_storage()
+                size = storage.nbytes() if counts else 0
                 self._seen.add(key)
-                self.now += storage.nbytes()
+                self.now += size
                 self.most = max(self.most, self.now)
-                weakref.finalize(storage, self._free, key, storage.nbytes())
-        return found
+                weakref.finalize(storage, self._free, key, size)
 
     def _free(self, key: int, size: int) -> None:
         self._seen.discard(key)
