@@ -50,15 +50,19 @@ def recorded(name: str, scale: str | None = None) -> Ledger:
 
     Args:
         name: the recipe's name, as in ``mmtutor/experiments/<name>.py``.
-        scale: "cpu" or "gpu"; by default the scale at which this machine runs the book.
+        scale: "cpu" or "gpu". By default the scale at which this machine runs the book; where nothing was
+            recorded at "gpu", the runs at "cpu" are opened and a line says so.
 
     Example:
         >>> recorded("nothing of this name", "cpu").text("a row", "R@1")
         'not run'
     """
     global _latest
-    scale = scale or current_scale()
-    _latest = Ledger.load(ledger_path(name, scale), name, scale)
+    wanted = scale or current_scale()
+    if scale is None and wanted == "gpu" and not ledger_path(name, "gpu").exists():
+        wanted = "cpu"
+        print(f'{name}: nothing is recorded at scale "gpu"; the runs shown are those at scale "cpu".')
+    _latest = Ledger.load(ledger_path(name, wanted), name, wanted)
     return _latest
 
 

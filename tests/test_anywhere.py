@@ -168,6 +168,17 @@ def test_recorded_times_are_of_chapters_that_exist_and_every_run_chapter_has_one
             assert times[name]["cpu"]["device"] == run["device"], name
 
 
+@every_chapter
+def test_the_stored_line_says_the_recorded_time(path, monkeypatch, capsys):
+    """As a reader without a GPU sees it."""
+    monkeypatch.setenv("MMTUTOR_SCALE", "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    here(path.stem)
+    (stored,) = first_cell(path).outputs
+    assert stored.text == capsys.readouterr().out
+
+
 # -- Colab
 
 

@@ -85,6 +85,19 @@ def test_the_time_and_the_memory_of_a_run_are_kept_and_leave_no_trace_in_the_cha
     assert kept.read_bytes() == before
 
 
+def test_the_first_cell_says_what_this_run_took_and_not_the_one_before(book, monkeypatch):
+    (book / "results").mkdir()
+    monkeypatch.setenv("MMTUTOR_RESULTS", str(book / "results"))
+    old = {"01_toy": {"cpu": {"seconds": 99999.0, "device": "an abacus"}}}
+    (book / "results" / "chapters.json").write_text(json.dumps(old))
+    first = new_code_cell("from mmtutor import here\n\nhere('01_toy')")
+    write(book, new_notebook(cells=[first, new_code_cell("print('more')")]))
+    run(monkeypatch)
+    (said,), (more,) = (cell.outputs for cell in read(book).cells)
+    device = read(book).metadata.mmtutor.device
+    assert said.text.endswith(f": about 10 seconds (timed on: {device}).\n") and more.text == "more\n"
+
+
 def test_a_chapter_that_fails_leaves_its_time_as_it_was(book, monkeypatch):
     write(book, new_notebook(cells=[new_code_cell("1 / 0")]))
     with pytest.raises(SystemExit):

@@ -103,6 +103,22 @@ def test_what_was_never_run_is_no_error(capsys, monkeypatch, tmp_path):
     assert "not run" in repr(ledger.table(["a"], ["hit"]))
 
 
+def test_where_nothing_is_recorded_at_the_large_scale_the_small_one_is_shown_and_named(
+    capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("MMTUTOR_RESULTS", str(tmp_path))
+    monkeypatch.setenv("MMTUTOR_SCALE", "gpu")
+    ledger_with({"a": np.ones((5, 4))}).save(tmp_path / "toy-cpu.json")
+    ledger = recorded("toy")
+    assert ledger.scale == "cpu" and ledger.mean("a", "hit") == 1
+    said = 'toy: nothing is recorded at scale "gpu"; the runs shown are those at scale "cpu".\n'
+    assert capsys.readouterr().out == said
+    assert recorded("toy", "gpu").text("a", "hit") == "not run" and not capsys.readouterr().out
+    ledger_with({"a": np.zeros((5, 4))}).save(tmp_path / "toy-gpu.json")
+    ledger = recorded("toy")
+    assert ledger.scale == "gpu" and ledger.mean("a", "hit") == 0 and not capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "content", ["{", "[]", '{"rows": {"a": 3}, "environment": {}}', '{"environment": {}}']
 )

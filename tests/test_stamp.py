@@ -181,6 +181,8 @@ def test_a_chapter_is_stale_when_a_ledger_that_it_reads_changes(root):
     edit(root, "results/toy-cpu.json", "{}", '{"rows": {}}')
     assert chapter_stamp(cells, "cpu", root) != before
     assert chapter_stamp(CELLS, "cpu", root) == other
+    assert chapter_stamp(cells, "gpu", root) == chapter_stamp(cells, "cpu", root)  # for want of its own
+    (root / "results/toy-gpu.json").write_text("{}")
     assert chapter_stamp(cells, "gpu", root) != chapter_stamp(cells, "cpu", root)
 
 

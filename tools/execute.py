@@ -11,8 +11,10 @@ A chapter that fails is not written. ``results/chapters.json`` keeps the seconds
 
 import argparse
 import ast
+import contextlib
 import copy
 import datetime
+import io
 import json
 import os
 import re
@@ -25,6 +27,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+from mmtutor import here
 from mmtutor.ledger import environment, write_whole
 from tools.stamp import ROOT, chapter_stamp
 
@@ -226,6 +229,10 @@ def execute(path: Path, scale: str) -> dict:
     if problems := output_problems(nb):
         raise SystemExit(f"{path.name} is not written:\n  " + "\n  ".join(problems))
     noted = {"stamp": stamp, "seconds": round(seconds, 1), "device": environment()["device"], "scale": scale}
+    measured = {"seconds": noted["seconds"], "device": noted["device"], "memory_mib": memory}
+    measured = {key: value for key, value in measured.items() if value is not None}
+    keep_times(path.stem, scale, measured)
+    say_time(nb, path.stem, scale)
     noted["date"] = datetime.date.today().isoformat()
     others = {key: value for key, value in nb.metadata.get("mmtutor", {}).items() if isinstance(value, dict)}
     if scale == "cpu":
@@ -236,9 +243,6 @@ def execute(path: Path, scale: str) -> dict:
         before.metadata["mmtutor"] = {**before.metadata.get("mmtutor", {}), scale: noted}
         write(before, path)
     print(f"{path.name}: {seconds:.1f} s on {noted['device']}")
-    measured = {"seconds": noted["seconds"], "device": noted["device"], "memory_mib": memory}
-    measured = {key: value for key, value in measured.items() if value is not None}
-    keep_times(path.stem, scale, measured)
     return measured
 
 
@@ -253,6 +257,17 @@ def keep_times(chapter: str, scale: str, measured: dict) -> None:
         for name in there
     ]
     write_whole(file, "{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def say_time(nb, chapter: str, scale: str) -> None:
+    """Let the first cell say what this run took: while it ran, only the run before was known."""
+    first = next(cell for cell in nb.cells if cell.cell_type == "code")
+    if "here" not in called_names(first.source):
+        return
+    os.environ["MMTUTOR_SCALE"] = scale
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        here(chapter)
+    first.outputs = [nbformat.v4.new_output("stream", name="stdout", text=said.getvalue())]
 
 
 def summary(runs: dict[str, dict]) -> str:

@@ -122,7 +122,8 @@ def chapter_stamp(cells: list[str], scale: str, root: Path = ROOT) -> str:
 
     Args:
         cells: source of each code cell, in order.
-        scale: "cpu" or "gpu", which decides the ledger that ``recorded`` opens.
+        scale: "cpu" or "gpu", which decides the ledger that ``recorded`` opens: that of "cpu" where there is
+            none at "gpu".
         root: the folder that holds ``mmtutor`` and ``results``.
     """
     source = "\n".join(re.sub(r"(?m)^\s*[%!].*$", "", cell) for cell in cells)
@@ -130,8 +131,9 @@ def chapter_stamp(cells: list[str], scale: str, root: Path = ROOT) -> str:
     parts = reached(chapter.references(chapter.tree), root)
     parts["cells"] = canonical(chapter.tree)
     for name in recorded_ledgers(chapter.tree):
-        path = root / "results" / f"{name}-{scale}.json"
-        parts[f"ledger {name}"] = _sha(path.read_bytes()) if path.exists() else "not run"
+        paths = [root / "results" / f"{name}-{size}.json" for size in (scale, "cpu")]
+        there = [_sha(path.read_bytes()) for path in paths if path.exists()]
+        parts[f"ledger {name}"] = there[0] if there else "not run"
     return _sha(json.dumps(parts, sort_keys=True).encode())[:16]
 
 
