@@ -24,14 +24,14 @@ TESTS = $(if $(CHAPTER),$(wildcard tests/test_$(CHAPTER_NAME).py tests/test_expe
 .PHONY: help setup book test check lab execute results bench clean chapter chromium
 
 help: ## print this list
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
 
 setup: $(READY) ## create .venv and install everything into it (the other targets do this when needed)
 
 $(READY): requirements.txt pyproject.toml
 	@test -n "$(FOUND_PYTHON)" || { echo "No Python from 3.10 to 3.13 found. Install one (for example: apt install python3 python3-venv)."; exit 1; }
 	@echo "Setting up $(VENV) with $(FOUND_PYTHON) (a few minutes the first time)"
-	@test -x $(PYTHON) || $(FOUND_PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	@$(PYTHON) -c '' 2>/dev/null || $(FOUND_PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
 	  echo "Python could not create a virtual environment (on Debian and Ubuntu: apt install python3-venv)."; exit 1; }
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps -e .
@@ -74,4 +74,5 @@ chapter:
 
 chromium:
 	@test -n "$(CHROMIUM)" || { echo "The site is tested in a real browser, and no Chromium was found."; \
-	  echo "Install one (Debian: apt install chromium) or name yours: make test CHROMIUM=/path/to/chrome"; exit 1; }
+	  echo "Install one (Debian: apt install chromium) or name yours: make test CHROMIUM=/path/to/chrome"; \
+	  echo '(on a Mac: CHROMIUM="/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")'; exit 1; }

@@ -431,6 +431,19 @@ def test_nbconvert_takes_out_the_solution_that_is_named(tmp_path):
     assert taken in solutions(path) and left == [tag for tag in solutions(path) if tag != taken]
 
 
+def test_what_is_collected_for_a_room_without_a_network_installs_there(wheel, tmp_path):
+    page = (ROOT / "book" / "course.md").read_text(encoding="utf-8")
+    assert (
+        f'\npip wheel -w stick jupyterlab "git+{ADDRESS}"\n' in page
+    )  # `pip download` leaves no wheel of ours
+    words = re.search(r"^pip install --no-index .* mmtutor jupyterlab$", page, re.M)[0].split()
+    words = [str(wheel.parent) if word == "stick" else word for word in words if word != "jupyterlab"]
+    command = [sys.executable, "-m", *words, "-q", "--no-deps", "--target", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=clean_environment())
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "mmtutor" / "data" / "manifest.json").exists()
+
+
 def test_the_page_for_teachers_links_to_the_book_and_names_the_scale_that_there_is():
     page = (ROOT / "book" / "course.md").read_text(encoding="utf-8")
     assert f"git+{ADDRESS}" in page and ADDRESS.replace(":", "%3A").replace("/", "%2F") in page

@@ -139,6 +139,13 @@ def test_the_page_is_made_of_the_record_and_not_edited_by_hand():
     )
 
 
+def test_a_section_measured_later_says_the_day_and_the_place_only_if_it_is_another():
+    rest = "2026-11-23, a processor, 2 cores"
+    same = bench.apart("2026-11-24, a processor, 2 cores", rest)
+    assert same == "2026-11-24, with the same processor and versions."
+    assert bench.apart("2026-11-24, another, 2 cores", rest) == "2026-11-24, another, 2 cores"
+
+
 def test_the_record_survives_being_saved(monkeypatch, tmp_path):
     record = bench.load()
     monkeypatch.setattr(bench, "RECORD", tmp_path / "record.json")

@@ -55,7 +55,8 @@ TEMPLATE = """\
 
 How fast is the code that this book shows, and what do its pages weigh? Each part is measured here
 beside what you would write in a few lines, and beside a library that does the same. `make bench`
-measures everything in one run and writes this page.
+measures everything in one run and writes this page; a part that was measured again since says when
+and where.
 
 Versions take turns (A, B, A, B, …), so that what slows the machine down slows all of them. A time is
 the median over the turns, of the processor, on one thread. A ratio is the median of the ratios turn by
@@ -102,6 +103,12 @@ def measure(name: str, seconds: float) -> dict:
     return {"where": here(), "took": took, "rows": rows}
 
 
+def apart(where: str, rest: str) -> str:
+    """Say when and where a section was measured: the day alone, if all else is as for the rest."""
+    day, _, place = where.partition(", ")
+    return f"{day}, with the same processor and versions." if place == rest.partition(", ")[2] else where
+
+
 def page(record: dict[str, dict]) -> str:
     """Return the page of a record."""
     modules = {name: importlib.import_module(f"bench.{name}") for name in SECTIONS}
@@ -110,7 +117,9 @@ def page(record: dict[str, dict]) -> str:
     for name, module in modules.items():
         kept = record.get(name, {"where": where, "rows": []})
         said = [f"## {module.TITLE}", module.ABOUT]
-        said += [f"Measured apart from the rest: {kept['where']}"] if kept["where"] != where else []
+        said += (
+            [f"Measured apart from the rest: {apart(kept['where'], where)}"] if kept["where"] != where else []
+        )
         said += [module.summary(kept["rows"])] if kept["rows"] and hasattr(module, "summary") else []
         parts.append("\n\n".join([*said, section(kept["rows"])]))
     counted = {module.TITLE: record[name]["rows"] for name, module in modules.items() if name in record}
